@@ -1,0 +1,89 @@
+"""The log as other processes see it: `Log` over the local channel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from commitlog.base import ClosedWindow, NewRecord, Position, TableChange, TopicInfo
+from core.channel import ChannelClient, Handler
+
+
+class RemoteLog:
+    """`Log` through `<data>/run/edge.sock`. Raises UnavailableError while the edge process is away."""
+
+    def __init__(self, channel: ChannelClient) -> None:
+        self._channel = channel
+
+    async def create_topic(self, name: str, partitions: int | None = None) -> TopicInfo:
+        """See `Log.create_topic`."""
+        return TopicInfo(**await self._channel.call("create_topic", name=name, partitions=partitions))
+
+    async def append(
+        self, records: Sequence[NewRecord], changes: Sequence[TableChange] = ()
+    ) -> Sequence[Position]:
+        """See `Log.append`."""
+        rows = await self._channel.call(
+            "append",
+            records=[(r.topic, r.key, r.value, list(r.headers), r.partition) for r in records],
+            changes=[(c.table, c.key, c.value) for c in changes],
+        )
+        return [
+            Position(topic=topic, partition=partition, offset=offset) for topic, partition, offset in rows
+        ]
+
+    async def rows(self, table: str) -> Mapping[str, Any]:
+        """See `Log.rows`."""
+        result: Mapping[str, Any] = await self._channel.call("rows", table=table)
+        return result
+
+    async def roll(self, topic: str, reason: str) -> ClosedWindow | None:
+        """See `Log.roll`."""
+        row = await self._channel.call("roll", topic=topic, reason=reason)
+        return None if row is None else window_from_row(row)
+
+
+def window_to_row(window: ClosedWindow) -> dict[str, Any]:
+    """A window as msgpack carries it, on the channel and in the `windows` table."""
+    return {
+        "topic": window.topic,
+        "topic_id": window.topic_id,
+        "number": window.number,
+        "start_ms": window.start_ms,
+        "end_ms": window.end_ms,
+        "offsets": {str(partition): list(pair) for partition, pair in window.offsets.items()},
+        "reason": window.reason,
+    }
+
+
+def window_from_row(row: Mapping[str, Any]) -> ClosedWindow:
+    """The inverse of `window_to_row`."""
+    offsets = {int(partition): (first, following) for partition, (first, following) in row["offsets"].items()}
+    return ClosedWindow(**{**row, "offsets": offsets})
+
+
+def log_handlers(log: Any) -> dict[str, Handler]:
+    """The channel verbs that serve a `Log` to `RemoteLog`."""
+
+    async def create_topic(args: Mapping[str, Any]) -> Any:
+        info = await log.create_topic(args["name"], args["partitions"])
+        return {"name": info.name, "topic_id": info.topic_id, "partitions": info.partitions}
+
+    async def append(args: Mapping[str, Any]) -> Any:
+        records = [
+            NewRecord(
+                topic=topic, key=key, value=value, headers=[(n, v) for n, v in headers], partition=partition
+            )
+            for topic, key, value, headers, partition in args["records"]
+        ]
+        changes = [TableChange(table=table, key=key, value=value) for table, key, value in args["changes"]]
+        return [(p.topic, p.partition, p.offset) for p in await log.append(records, changes)]
+
+    async def rows(args: Mapping[str, Any]) -> Any:
+        return await log.rows(args["table"])
+
+    async def roll(args: Mapping[str, Any]) -> Any:
+        window = await log.roll(args["topic"], args["reason"])
+        return None if window is None else window_to_row(window)
+
+    return {"create_topic": create_topic, "append": append, "rows": rows, "roll": roll}

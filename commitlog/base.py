@@ -198,9 +198,7 @@ class Log(Protocol):
         """Make a topic, or return it as it is when it exists. Raises BadRequestError for an illegal name."""
         ...
 
-    async def append(
-        self, records: Sequence[NewRecord], changes: Sequence[TableChange] = ()
-    ) -> Sequence[Position]:
+    async def append(self, records: Sequence[NewRecord], changes: Sequence[TableChange] = ()) -> Sequence[Position]:
         """Append records and change tables in one atomic commit; positions are in the order of the records.
 
         Raises NotFoundError for an unknown topic, UnavailableError when the log cannot accept now.

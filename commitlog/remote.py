@@ -19,18 +19,14 @@ class RemoteLog:
         """See `Log.create_topic`."""
         return TopicInfo(**await self._channel.call("create_topic", name=name, partitions=partitions))
 
-    async def append(
-        self, records: Sequence[NewRecord], changes: Sequence[TableChange] = ()
-    ) -> Sequence[Position]:
+    async def append(self, records: Sequence[NewRecord], changes: Sequence[TableChange] = ()) -> Sequence[Position]:
         """See `Log.append`."""
         rows = await self._channel.call(
             "append",
             records=[(r.topic, r.key, r.value, list(r.headers), r.partition) for r in records],
             changes=[(c.table, c.key, c.value) for c in changes],
         )
-        return [
-            Position(topic=topic, partition=partition, offset=offset) for topic, partition, offset in rows
-        ]
+        return [Position(topic=topic, partition=partition, offset=offset) for topic, partition, offset in rows]
 
     async def rows(self, table: str) -> Mapping[str, Any]:
         """See `Log.rows`."""
@@ -71,9 +67,7 @@ def log_handlers(log: Any) -> dict[str, Handler]:
 
     async def append(args: Mapping[str, Any]) -> Any:
         records = [
-            NewRecord(
-                topic=topic, key=key, value=value, headers=[(n, v) for n, v in headers], partition=partition
-            )
+            NewRecord(topic=topic, key=key, value=value, headers=[(n, v) for n, v in headers], partition=partition)
             for topic, key, value, headers, partition in args["records"]
         ]
         changes = [TableChange(table=table, key=key, value=value) for table, key, value in args["changes"]]

@@ -23,9 +23,7 @@ import msgspec
 from core.errors import BadRequestError, HeadraceError, NotFoundError, UnavailableError
 from core.tasks import log_unexpected
 
-MAX_FRAME_BYTES: Final = (
-    32 << 20
-)  # an `append` of a few thousand large records, a table of a few 100,000 rows
+MAX_FRAME_BYTES: Final = 32 << 20  # an `append` of a few thousand large records, a table of a few 100,000 rows
 MAX_IN_FLIGHT: Final = 64  # a console, a sink and a few tools each ask a handful of things at once
 MAX_CONNECTIONS: Final = 64
 
@@ -115,7 +113,8 @@ class ChannelServer:
                 request = await _read_frame(reader)
                 task = asyncio.create_task(self._answer(request, writer))
                 tasks.add(task)
-                task.add_done_callback(lambda done: (tasks.discard(done), slots.release()))
+                task.add_done_callback(tasks.discard)
+                task.add_done_callback(lambda _done: slots.release())
         except (asyncio.IncompleteReadError, ConnectionError, BadRequestError):
             pass  # the client left, or does not speak this protocol: either way the connection is over
         finally:
@@ -130,11 +129,9 @@ class ChannelServer:
             reply = _frame({"id": number, "result": await self._call(request)})
         except HeadraceError as error:
             reply = _frame({"id": number, "error": _error_fields(error)})
-        except Exception as error:  # a handler's bug must answer its caller, and not end the log's process
+        except Exception as error:  # noqa: BLE001 - a handler's bug must answer its caller, not end the log's process
             log_unexpected("channel handler failed", error)
-            reply = _frame(
-                {"id": number, "error": {"code": "internal", "what": repr(error), "where": "", "mend": ""}}
-            )
+            reply = _frame({"id": number, "error": {"code": "internal", "what": repr(error), "where": "", "mend": ""}})
         with contextlib.suppress(ConnectionError):
             writer.write(reply)
             await writer.drain()
@@ -180,7 +177,7 @@ class ChannelClient:
         self._connecting = asyncio.Lock()
 
     async def call(self, verb: str, *, timeout_s: float = 30.0, **args: Any) -> Any:
-        """The verb's result. Raises the handler's HeadraceError, or UnavailableError when nobody answers in time.
+        """The verb's result. Raises the handler's HeadraceError, or UnavailableError when nobody answers.
 
         An UnavailableError after the request was sent leaves open whether it was carried out.
         """
@@ -212,9 +209,7 @@ class ChannelClient:
             try:
                 reader, writer = await asyncio.open_unix_connection(_short(self._path))
             except OSError as error:
-                raise self._unavailable(
-                    f"the edge process does not answer ({error.strerror or error})"
-                ) from error
+                raise self._unavailable(f"the edge process does not answer ({error.strerror or error})") from error
             self._writer = writer
             self._reading = asyncio.create_task(self._read(reader, writer))
             return writer
@@ -240,6 +235,4 @@ class ChannelClient:
                     future.set_exception(self._unavailable("the edge process hung up"))
 
     def _unavailable(self, what: str) -> UnavailableError:
-        return UnavailableError(
-            what, where=str(self._path), mend="is `headrace run` up on this data directory?"
-        )
+        return UnavailableError(what, where=str(self._path), mend="is `headrace run` up on this data directory?")

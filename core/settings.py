@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Section(BaseModel):
@@ -13,3 +15,8 @@ class Section(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=False, validate_default=True)
+
+
+def quantity(default: str, **options: Any) -> Any:
+    """A field whose default is written with its unit, as a user would write it (`"10ms"`, `"256MB"`)."""
+    return Field(default, **options)

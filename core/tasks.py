@@ -16,9 +16,7 @@ def log_unexpected(event: str, error: BaseException, **fields: Any) -> None:
     _log.error(event, error=repr(error), exc_info=error, **fields)
 
 
-def background(
-    coroutine: Coroutine[Any, Any, None], name: str, running: set[asyncio.Task[None]]
-) -> asyncio.Task[None]:
+def background(coroutine: Coroutine[Any, Any, None], name: str, running: set[asyncio.Task[None]]) -> asyncio.Task[None]:
     """Start a task that belongs to `running` until it is done; an exception in it is logged, never lost."""
     task = asyncio.create_task(coroutine, name=name)
     running.add(task)

@@ -21,9 +21,7 @@ def _quantity(value: object, units: dict[str, float] | dict[str, int], example: 
     if isinstance(value, (int, float)):
         if value == 0:
             return 0
-        raise ValueError(
-            f"{value} has no unit; write a number with one of {', '.join(units)}, such as {example}"
-        )
+        raise ValueError(f"{value} has no unit; write a number with one of {', '.join(units)}, such as {example}")
     if value.strip() == "0":
         return 0
     match = _QUANTITY.match(value)
@@ -47,7 +45,7 @@ def parse_size_bytes(value: object) -> int:
     return round(_quantity(value, _BYTES, "64KB, 256MB or 1GB"))
 
 
-# In a model: `commit_interval_ms: DurationMs = Field("10ms", alias="commit_interval", validate_default=True)`;
+# In a model: `commit_interval_ms: DurationMs = Field("10ms", alias="commit_interval")`;
 # files and the command line use the alias with a unit, code uses the unit-named field.
 DurationMs = Annotated[int, BeforeValidator(parse_duration_ms)]
 DurationS = Annotated[float, BeforeValidator(parse_duration_s)]

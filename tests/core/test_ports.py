@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from core.ports import PORTS_FILE, publish_port, read_ports
+
+
+def test_names_of_different_processes_stand_side_by_side(tmp_path: Path) -> None:
+    publish_port(tmp_path, "mqtt", 1883)
+    publish_port(tmp_path, "http", 8080)
+    assert read_ports(tmp_path) == {"mqtt": 1883, "http": 8080}
+
+
+def test_a_newer_boot_overwrites_and_an_off_listener_takes_its_name_away(tmp_path: Path) -> None:
+    publish_port(tmp_path, "mqtt", 1883)
+    publish_port(tmp_path, "tcp", 9000)
+    publish_port(tmp_path, "mqtt", 1884)
+    publish_port(tmp_path, "tcp", 0)
+    assert read_ports(tmp_path) == {"mqtt": 1884}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff", b'"x"'])
+def test_a_torn_file_counts_as_empty(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / PORTS_FILE).write_bytes(content)
+    assert read_ports(tmp_path) == {}
+    publish_port(tmp_path, "http", 1)
+    assert read_ports(tmp_path) == {"http": 1}
+
+
+def test_what_is_no_port_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="70000 is not a port"):
+        publish_port(tmp_path, "http", 70_000)
+
+
+def test_writers_do_not_lose_each_others_names(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=_publish_many, args=(tmp_path, prefix)) for prefix in "ab"]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+        assert writer.exitcode == 0
+    assert len(read_ports(tmp_path)) == 60
+
+
+def _publish_many(run_dir: Path, prefix: str) -> None:
+    for number in range(30):
+        publish_port(run_dir, f"{prefix}{number}", 1 + number)

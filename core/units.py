@@ -6,6 +6,8 @@ Sizes are binary (1 KB = 1024 bytes), as Kafka's and most brokers' settings are 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
+from decimal import Decimal
 from typing import Annotated, Final
 
 from pydantic import BeforeValidator
@@ -43,6 +45,33 @@ def parse_duration_s(value: object) -> float:
 def parse_size_bytes(value: object) -> int:
     """Bytes from text such as `64KB`, `256MB`, `1GB` (binary multiples). Raises ValueError."""
     return round(_quantity(value, _BYTES, "64KB, 256MB or 1GB"))
+
+
+def format_duration_ms(value_ms: int) -> str:
+    """A whole number in the largest unit that fits, such as `90s`; `parse_duration_ms` reads it back as `value_ms`."""
+    return _whole(value_ms, _MS, parse_duration_ms) or f"{value_ms}ms"
+
+
+def format_duration_s(value_s: float) -> str:
+    """A whole number in the largest unit that fits, or seconds with a fraction; `parse_duration_s` reads it back."""
+    return _whole(value_s, _MS, parse_duration_s) or f"{Decimal(repr(value_s)):f}s"
+
+
+def format_size_bytes(value_bytes: int) -> str:
+    """A whole number in the largest unit that fits, such as `256MB`; `parse_size_bytes` reads it back."""
+    return _whole(value_bytes, _BYTES, parse_size_bytes).upper() or f"{value_bytes}B"
+
+
+def _whole(value: float, units: Mapping[str, float], parse: Callable[[object], float]) -> str:
+    """`value` as a whole number of the largest unit that `parse` reads back exactly; empty if there is none."""
+    if value == 0:
+        return "0"
+    for unit in sorted(units, key=lambda name: -units[name]):
+        one = parse(f"1{unit}")
+        count = round(value / one) if one else 0
+        if count and parse(f"{count}{unit}") == value:
+            return f"{count}{unit}"
+    return ""
 
 
 # In a model: `commit_interval_ms: DurationMs = Field("10ms", alias="commit_interval")`;

@@ -151,12 +151,12 @@ def _bind_private(listener: socket.socket, path: Path) -> None:
     """Bind so that the socket file is never open to others, not even for a moment; long paths go by a relative name."""
     before = os.umask(0o177)
     try:
-        listener.bind(_short(path))
+        listener.bind(socket_address(path))
     finally:
         os.umask(before)
 
 
-def _short(path: Path) -> str:
+def socket_address(path: Path) -> str:
     """A spelling of `path` that fits a unix address (108 bytes): through /proc/self/fd or relative when long."""
     text = str(path)
     if len(os.fsencode(text)) < 100:
@@ -207,7 +207,7 @@ class ChannelClient:
             if self._writer is not None:
                 return self._writer
             try:
-                reader, writer = await asyncio.open_unix_connection(_short(self._path))
+                reader, writer = await asyncio.open_unix_connection(socket_address(self._path))
             except OSError as error:
                 raise self._unavailable(f"the edge process does not answer ({error.strerror or error})") from error
             self._writer = writer

@@ -1,0 +1,101 @@
+"""The open end of a partition: where listeners put records.
+
+A record goes into two batches at once. The *journal batch* is uncompressed and belongs to the open commit; it is taken
+when the commit starts. The *segment batch* is zstd and grows over many commits; it is taken at the start of a commit
+(so that it ends where that commit ends) and written to the segment once that commit is durable. Appending twice costs
+less than taking a batch apart again: about 0.3 us a record each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aiokafka.record._crecords import DefaultRecordBatchBuilder
+
+from commitlog.base import Header
+from commitlog.batch import CODEC_NONE, CODEC_ZSTD, new_builder, place
+
+
+@dataclass(frozen=True, slots=True)
+class TakenBatch:
+    """A batch taken from the open end; built (compressed, placed) by whichever thread writes it."""
+
+    partition: Partition
+    builder: DefaultRecordBatchBuilder
+    base_offset: int
+    count: int
+
+    def build(self, leader_epoch: int) -> bytearray:
+        """The finished batch in its place."""
+        batch: bytearray = self.builder.build()
+        place(batch, self.base_offset, leader_epoch)
+        return batch
+
+
+class Partition:
+    """One partition's open batches. Used on the event loop only."""
+
+    __slots__ = (
+        "_journal",
+        "_journal_base",
+        "_journal_count",
+        "_opened",
+        "_segment",
+        "_segment_count",
+        "index",
+        "next_offset",
+        "topic",
+        "topic_id",
+        "unflushed",
+        "window_first",
+    )
+
+    def __init__(
+        self, topic: str, topic_id: bytes, index: int, next_offset: int, window_first: int, opened: list[Partition]
+    ) -> None:
+        self.topic = topic
+        self.topic_id = topic_id
+        self.index = index
+        self.next_offset = next_offset
+        self.window_first = window_first
+        self.unflushed = False
+        self._opened = opened
+        self._journal_count = 0
+        self._segment_count = 0
+        self._journal_base = next_offset
+        self._journal = new_builder(CODEC_NONE)
+        self._segment = new_builder(CODEC_ZSTD)
+
+    def append(self, timestamp_ms: int, key: bytes | None, value: bytes | None, headers: list[Header]) -> int:
+        """See `PartitionAppender.append`."""
+        in_journal = self._journal_count
+        if not in_journal:
+            self._opened.append(self)
+        self._journal.append(in_journal, timestamp_ms, key, value, headers)
+        self._journal_count = in_journal + 1
+        in_segment = self._segment_count
+        self._segment.append(in_segment, timestamp_ms, key, value, headers)
+        self._segment_count = in_segment + 1
+        offset = self.next_offset
+        self.next_offset = offset + 1
+        return offset
+
+    def take_journal_batch(self) -> TakenBatch:
+        """The open commit's records; the next append opens another commit."""
+        taken = TakenBatch(self, self._journal, self._journal_base, self._journal_count)
+        self._journal = new_builder(CODEC_NONE)
+        self._journal_base = self.next_offset
+        self._journal_count = 0
+        return taken
+
+    def take_segment_batch(self) -> TakenBatch:
+        """Everything since the last time it was taken. Only right where no commit is open for this partition."""
+        taken = TakenBatch(self, self._segment, self.next_offset - self._segment_count, self._segment_count)
+        self._segment = new_builder(CODEC_ZSTD)
+        self._segment_count = 0
+        return taken
+
+    @property
+    def segment_batch_bytes(self) -> int:
+        """Uncompressed size of the segment batch that is being filled."""
+        return int(self._segment.size())

@@ -1,0 +1,113 @@
+"""State tables: small durable maps that change in the same commit as the records they belong to.
+
+A table is a map from text keys to values that msgpack carries. A change rides in a journal entry; at a checkpoint each
+table that changed since the last one is written whole to a snapshot of its own, `<data>/log/tables/<table>-<sequence,
+20 digits>.snapshot`, and the checkpoint names the snapshots that belong together. Recovery loads those and applies the
+journal's changes after them.
+
+There are two copies of each table in memory: `LiveTables`, read and changed on the event loop, ahead of the disk by the
+open commit; and `CommittedTables`, kept by the thread that writes segments, exactly as of the last flushed commit. The
+second one holds packed values, so that a snapshot never waits for the loop nor the loop for a snapshot.
+
+A snapshot file: 8 bytes `HRTABLE1`, uint32 CRC-32C of the rest, then msgpack `{key: packed value}`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import google_crc32c
+import msgspec
+
+from commitlog.journal import Change
+from commitlog.storage import Storage, read_whole, write_atomically
+
+SNAPSHOT_MAGIC: Final = b"HRTABLE1"
+SNAPSHOT_SUFFIX: Final = ".snapshot"
+_CRC: Final = struct.Struct(">I")
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder().decode
+_decode_rows: Final = msgspec.msgpack.Decoder(dict[str, bytes]).decode
+
+
+class SnapshotError(ValueError):
+    """A snapshot file is damaged."""
+
+
+class LiveTables:
+    """The tables as the event loop sees them; a change made here has to be put into the open commit as well."""
+
+    def __init__(self, rows: Mapping[str, Mapping[str, Any]]) -> None:
+        self._tables: dict[str, dict[str, Any]] = {name: dict(table) for name, table in rows.items()}
+
+    def rows(self, table: str) -> Mapping[str, Any]:
+        """All rows of a table; empty for one nobody wrote. Not to be changed by the caller."""
+        return self._tables.get(table, {})
+
+    def apply(self, change: Change) -> None:
+        """Set or remove one row."""
+        table, key, value = change
+        rows = self._tables.setdefault(table, {})
+        if value is None:
+            rows.pop(key, None)
+        else:
+            rows[key] = value
+
+
+class CommittedTables:
+    """The tables as of the last flushed commit, and which of them have a current snapshot on disk."""
+
+    def __init__(self) -> None:
+        self._tables: dict[str, dict[str, bytes]] = {}
+        self._changed: set[str] = set()
+        self.snapshots: dict[str, str] = {}
+
+    def apply(self, changes: Iterable[Change]) -> None:
+        """Take over the changes of a commit."""
+        for table, key, value in changes:
+            rows = self._tables.setdefault(table, {})
+            if value is None:
+                rows.pop(key, None)
+            else:
+                rows[key] = _encode(value)
+            self._changed.add(table)
+
+    def load(self, storage: Storage, directory: Path, snapshots: Mapping[str, str]) -> None:
+        """Read the snapshots that a checkpoint names. Raises SnapshotError or OSError."""
+        for table, name in snapshots.items():
+            self._tables[table] = dict(read_snapshot(storage, directory / name))
+            self.snapshots[table] = name
+
+    def write_snapshots(self, storage: Storage, directory: Path, sequence: int) -> None:
+        """Write every changed table; `snapshots` then names what a checkpoint at `sequence` has to refer to."""
+        for table in sorted(self._changed):
+            name = f"{table}-{sequence:020}{SNAPSHOT_SUFFIX}"
+            body = _encode(self._tables[table])
+            write_atomically(storage, directory / name, SNAPSHOT_MAGIC + _CRC.pack(google_crc32c.value(body)) + body)
+            self.snapshots[table] = name
+        self._changed.clear()
+
+    def decoded(self) -> dict[str, dict[str, Any]]:
+        """All tables with their values unpacked: what the event loop starts from."""
+        return {name: {key: _decode(value) for key, value in rows.items()} for name, rows in self._tables.items()}
+
+
+def read_snapshot(storage: Storage, path: Path) -> Mapping[str, bytes]:
+    """The packed rows of one snapshot file. Raises SnapshotError for a damaged one, OSError for an absent one."""
+    data = read_whole(storage, path)
+    start = len(SNAPSHOT_MAGIC) + _CRC.size
+    if data[: len(SNAPSHOT_MAGIC)] != SNAPSHOT_MAGIC or len(data) < start:
+        raise SnapshotError(f"{path.name} is not a table snapshot of this version")
+    body = data[start:]
+    if _CRC.unpack_from(data, len(SNAPSHOT_MAGIC))[0] != google_crc32c.value(body):
+        raise SnapshotError(f"{path.name} fails its CRC")
+    rows: Mapping[str, bytes] = _decode_rows(body)
+    return rows
+
+
+def unpack(value: bytes) -> Any:
+    """A row's value from its packed form."""
+    return _decode(value)

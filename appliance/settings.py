@@ -1,0 +1,206 @@
+"""All settings of an appliance, in one frozen value, and how they are gathered and checked.
+
+A setting is one key of one section (`[log] commit_interval`), with its unit in the value. It is given in a TOML file,
+as an environment variable (`HEADRACE_LOG__COMMIT_INTERVAL`), or on the command line (`--set log.commit_interval=5ms`);
+the later of these wins. `load_settings` reads and checks all of them once, in the process that a person started; child
+processes get the result as JSON (`Settings.to_json`, `Settings.from_json`) and look at no file or environment, so that
+all processes of a box agree.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import Field, ValidationError
+
+from api.settings import HttpSettings
+from appliance.config_errors import bad_values, given_at
+from appliance.config_keys import key_tree, public_tree
+from appliance.config_sources import (
+    Collected,
+    Problem,
+    raise_problems,
+    read_environment,
+    read_file,
+    read_overrides,
+)
+from appliance.toml_lines import TomlPath
+from commitlog.settings import LogSettings, TopicSettings
+from core.errors import ConfigError
+from core.settings import Section
+from ingest.settings import DEFAULT_ROUTES, MqttSettings, RouteSettings, TcpSettings
+from retention.settings import RetentionSettings
+from sink.settings import SinkSettings
+
+LISTENERS: Final = ("mqtt", "tcp", "http")
+"""Sections with a host and a port."""
+
+
+class LoggingSettings(Section):
+    """What the processes say of themselves, on standard error."""
+
+    format: Literal["auto", "console", "json"] = Field(
+        "auto", description="`console` for people, `json` one object a line; `auto`: console on a terminal, else json."
+    )
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severity that is written.")
+
+
+class SecuritySettings(Section):
+    """Who may reach the box while it has no credentials."""
+
+    allow_anonymous_network: bool = Field(
+        False,
+        description="Lets listeners use other addresses than loopback; anybody who reaches them can write and read.",
+    )
+
+
+class Settings(Section):
+    """Every setting of an appliance."""
+
+    data_dir: Path = Field(Path("headrace-data"), description="Directory that holds the log, the lake and all state.")
+    allow_network_filesystem: bool = Field(
+        False,
+        description="Start even where the data directory is on a network file system, whose fsync and locks "
+        "may promise what they do not keep.",
+    )
+    log: LogSettings = Field(default_factory=LogSettings)
+    mqtt: MqttSettings = Field(default_factory=MqttSettings)
+    tcp: TcpSettings = Field(default_factory=TcpSettings)
+    http: HttpSettings = Field(default_factory=HttpSettings)
+    retention: RetentionSettings = Field(default_factory=RetentionSettings)
+    sink: SinkSettings = Field(default_factory=SinkSettings)
+    security: SecuritySettings = Field(default_factory=SecuritySettings)
+    logging: LoggingSettings = Field(default_factory=LoggingSettings)
+    routes: tuple[RouteSettings, ...] = Field(
+        DEFAULT_ROUTES,
+        max_length=1000,
+        description="Where MQTT messages go, by MQTT topic; the first route that matches decides. Giving any "
+        "replaces the default one.",
+    )
+    topics: tuple[TopicSettings, ...] = Field(
+        (), max_length=1024, description="What single topics of the log do differently."
+    )
+
+    def to_json(self) -> str:
+        """The settings as JSON, keys and units as in a settings file; `from_json` makes an equal value of it."""
+        return json.dumps(public_tree(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Settings:
+        """What `to_json` wrote. Raises ConfigError when it is something else."""
+        try:
+            return cls.model_validate(json.loads(text))
+        except (ValidationError, json.JSONDecodeError) as error:
+            raise ConfigError(f"not settings as JSON: {error}", where="settings handed to this process") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedSettings:
+    """The settings, and for each that somebody gave (by dotted name) where it was given."""
+
+    settings: Settings
+    origins: Mapping[str, str]
+
+
+def load_settings(
+    config: Path | None = None,
+    data_dir: Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    environ: Mapping[str, str] = os.environ,
+) -> Settings:
+    """The checked settings of a TOML file, the environment, and `section.key=value` overrides; the later wins.
+
+    `data_dir`, where given, is the strongest. Raises ConfigError that lists every mistake found.
+    """
+    return load_with_origins(config, data_dir, overrides, environ=environ).settings
+
+
+def load_with_origins(
+    config: Path | None = None,
+    data_dir: Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    environ: Mapping[str, str] = os.environ,
+) -> LoadedSettings:
+    """`load_settings`, with where each value came from."""
+    found = Collected(tree=key_tree(Settings))
+    if config is not None:
+        read_file(config, found)
+    read_environment(environ, found)
+    read_overrides(overrides, found)
+    if data_dir is not None:
+        found.add_table({"data_dir": data_dir}, lambda _at: f"--data-dir {data_dir}")
+    try:
+        settings = Settings.model_validate(found.nested())
+    except ValidationError as error:
+        raise_problems([*found.problems, *bad_values(error, found)])
+        raise  # not reached: a validation error has at least one detail
+    raise_problems([*found.problems, *_bad_combinations(settings, found)])
+    return LoadedSettings(settings=settings, origins={".".join(p): given.where for p, given in found.given.items()})
+
+
+def _bad_combinations(settings: Settings, found: Collected) -> Iterator[Problem]:
+    """What is wrong although each value alone is right."""
+    yield from _repeated(found, "routes", "filter", [route.filter for route in settings.routes])
+    yield from _repeated(found, "topics", "name", [topic.name for topic in settings.topics])
+    listening = [name for name in LISTENERS if getattr(settings, name).port != 0]
+    if not settings.security.allow_anonymous_network:
+        yield from (problem for name in listening for problem in _open_to_network(name, settings, found))
+    yield from _same_port(listening, settings, found)
+
+
+def _repeated(found: Collected, table: str, key: str, values: Sequence[str]) -> Iterator[Problem]:
+    for value, count in Counter(values).items():
+        if count > 1:
+            last = len(values) - 1 - values[::-1].index(value)
+            yield Problem(
+                what=f"[[{table}]] has {count} entries with {key} = {value!r}",
+                where=_where(found, (table, last, key)),
+                mend=f"keep one of them: each {key} stands once",
+            )
+
+
+def _open_to_network(name: str, settings: Settings, found: Collected) -> Iterator[Problem]:
+    host = getattr(settings, name).host
+    if not is_loopback(host):
+        yield Problem(
+            what=f"{name}.host = {host!r} is not a loopback address, and the box has no credentials yet",
+            where=_where(found, (name, "host")),
+            mend=f'keep {name}.host = "127.0.0.1", or set security.allow_anonymous_network = true '
+            "to let everybody in who reaches that address",
+        )
+
+
+def _same_port(listening: Sequence[str], settings: Settings, found: Collected) -> Iterator[Problem]:
+    taken: dict[int, str] = {}
+    for name in listening:
+        port = getattr(settings, name).port
+        if isinstance(port, int) and (other := taken.setdefault(port, name)) != name:
+            yield Problem(
+                what=f"{name}.port and {other}.port are both {port}",
+                where=_where(found, (name, "port")),
+                mend=f"give {name}.port another number, or `auto` for any free one",
+            )
+
+
+def _where(found: Collected, at: TomlPath) -> str:
+    given = given_at(at, found)
+    return given.locate(at) if given else "defaults"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a listener on `host` can be reached from this machine only. Names other than localhost count as not."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

@@ -1,4 +1,4 @@
-"""The ports that listeners really got, for tools and tests: `<data>/run/ports.json`, such as `{"http": 8080, "mqtt": 1883}`.
+"""The ports that listeners really got: `<data>/run/ports.json`, such as `{"http": 8080, "mqtt": 1883}`.
 
 Each process publishes the names of its own listeners. The file is replaced in one step, so that a reader meets the
 old or the new one and never a half; a lock beside it (`ports.lock`) keeps two writers from losing each other's name.

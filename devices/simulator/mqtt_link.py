@@ -1,0 +1,95 @@
+"""MQTT 3.1.1, QoS 1, one device a client: client id = device id, clean session 0.
+
+A packet id is made from the reading's sequence number alone, so that a resend carries the id it had before on
+whichever connection [MQTT-4.4.0-1], and a PUBACK leads back to its reading without a table. The outbox keeps pending
+numbers closer together than there are packet ids.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from devices.simulator.link import Link, PeerError, Timing
+from devices.simulator.mqtt_words import (
+    CONNACK,
+    DISCONNECT,
+    PINGREQ,
+    PINGRESP,
+    PUBACK,
+    AnswerParser,
+    connect_packet,
+    publish_packet,
+)
+from devices.simulator.outbox import Outbox, Pending
+
+PACKET_IDS: Final = 65_535
+PING_SHARE: Final = 0.5  # of the keep-alive: silence after which the device shows that it is there
+PONG_TIMEOUT_S: Final = 20.0
+
+_REFUSALS: Final = {
+    1: "unacceptable protocol version",
+    2: "identifier rejected",
+    3: "server unavailable",
+    4: "bad user name or password",
+    5: "not authorized",
+}
+
+
+class MqttLink(Link):
+    """A device's connection to the MQTT listener."""
+
+    def __init__(self, device_id: str, outbox: Outbox, timing: Timing, on_progress: Callable[[], None]) -> None:
+        super().__init__(outbox, timing, on_progress)
+        self._device_id = device_id
+        self._topic = f"devices/{device_id}/telemetry"
+        self._parser = AnswerParser()
+        self._writes_seen = 0
+        self._quiet_since_s = asyncio.get_running_loop().time()
+        self._pinged_at_s: float | None = None
+
+    def watch(self, now_s: float) -> None:
+        """Beside what every link watches: keep the connection alive while there is nothing to say [MQTT-3.1.2-23]."""
+        super().watch(now_s)
+        if self._pinged_at_s is not None:
+            if now_s - self._pinged_at_s >= PONG_TIMEOUT_S:
+                self.fail(f"no PINGRESP within {PONG_TIMEOUT_S:g} s")
+        elif self._writes != self._writes_seen:
+            self._writes_seen, self._quiet_since_s = self._writes, now_s
+        elif now_s - self._quiet_since_s >= self._timing.keep_alive_s * PING_SHARE:
+            self._pinged_at_s = now_s
+            self._write(PINGREQ)
+
+    def _greet(self) -> None:
+        self._write(connect_packet(self._device_id, self._timing.keep_alive_s))
+
+    def _farewell(self) -> bytes:
+        return DISCONNECT
+
+    def _encode(self, pending: Pending, *, again: bool) -> bytes:
+        return publish_packet(self._topic, _packet_id(pending.seq), pending.body, dup=again)
+
+    def _receive(self, data: bytes) -> None:
+        for kind, value in self._parser.feed(data):
+            if (kind == CONNACK) == self.established.done():
+                raise PeerError("a second CONNACK" if kind == CONNACK else "an answer before CONNACK [MQTT-3.2.0-1]")
+            if kind == PUBACK:
+                self._acked(value)
+            elif kind == PINGRESP:
+                self._pinged_at_s = None
+            elif value != 0:
+                raise PeerError(f"refused: {_REFUSALS.get(value, f'return code {value}')}")
+            else:
+                self._up()
+
+    def _acked(self, packet_id: int) -> None:
+        oldest = self._outbox.oldest
+        seq = oldest + (packet_id - _packet_id(oldest)) % PACKET_IDS
+        if not self._outbox.ack(seq):
+            raise PeerError(f"a PUBACK for packet id {packet_id}, which is not in use")
+
+
+def _packet_id(seq: int) -> int:
+    """1 to 65,535 [MQTT-2.3.1-1]."""
+    return (seq - 1) % PACKET_IDS + 1

@@ -1,0 +1,141 @@
+"""The connector seam: what a sink is to the runner, and what the two owe each other.
+
+The runner hands a sink the closed windows of each topic in number order, one at a time, on one thread that is the
+sink's own. A sink makes a window's rows visible to its readers exactly once although `write` may be called for one
+window any number of times: the process may die between any two steps. After `write` has returned, the runner
+records the progress durably in the log (the checkpoint) and only then calls `settle`. So a sink
+
+1. decides what it will write from the window alone, keeps that decision, and repeats it when called again,
+2. recognises what it has already published and leaves it as it is,
+3. forgets the decision in `settle`, or in the next `open`, when the checkpoint shows that the window is done.
+
+Errors steer the runner. `NotConnectedError`: close, open, try again. `BackOffError`: try again after the time it
+says (or the runner's longest pause, if that is shorter). `RecordsFailedError`: these records will not go through as
+things stand; the runner goes on trying at its longest pause, tells loudly, and never skips them. Anything else is
+retried with growing pauses. One topic's failure does not hold up another's.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from commitlog.base import ClosedWindow, LogReader
+from core.errors import HeadraceError
+
+
+class SinkError(HeadraceError):
+    """A sink could not do its work."""
+
+    code = "sink"
+
+
+class NotConnectedError(SinkError):
+    """What the sink writes to is not there; it has to be opened again."""
+
+    code = "sink.not-connected"
+
+
+class BackOffError(SinkError):
+    """Not now: try again after `retry_after_s` seconds."""
+
+    code = "sink.back-off"
+
+    def __init__(self, what: str, *, retry_after_s: float, where: str = "", mend: str = "") -> None:
+        super().__init__(what, where=where, mend=mend)
+        self.retry_after_s = retry_after_s
+
+
+class RecordsFailedError(SinkError):
+    """These records cannot be exported until something is mended; repeating alone will not help."""
+
+    code = "sink.records-failed"
+
+
+class ExportCancelledError(Exception):
+    """The appliance is stopping; the window stays unexported and is taken up again at the next start."""
+
+
+class CancelFlag:
+    """Set from the event loop, checked by the sink's thread between batches."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def set(self) -> None:
+        """Ask the sink to stop at its next check."""
+        self._event.set()
+
+    def check(self) -> None:
+        """Raise ExportCancelledError once the flag is set."""
+        if self._event.is_set():
+            raise ExportCancelledError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lost:
+    """Offsets of a window (first <= offset < next) that are in no file because the log no longer has them."""
+
+    partition: int
+    first: int
+    next: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportedFile:
+    """A published file: its path relative to the lake, rows, size, and the date of its folder."""
+
+    path: str
+    rows: int
+    size_bytes: int
+    date: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """What became of a window.
+
+    `records` counts the records read, `rows` the decoded rows, `quarantined` the records kept raw, by reason;
+    `clashes` the values that went to a side column, by column.
+    """
+
+    files: Sequence[ExportedFile] = ()
+    records: int = 0
+    rows: int = 0
+    quarantined: Mapping[str, int] = field(default_factory=dict)
+    lost: Sequence[Lost] = ()
+    clashes: Mapping[str, int] = field(default_factory=dict)
+
+
+class Sink(Protocol):
+    """Where closed windows go. Called from one thread, never from two at once."""
+
+    @property
+    def name(self) -> str:
+        """Stable name; the table `sink.<name>` holds the progress."""
+        ...
+
+    def open(self, progress: Mapping[str, int]) -> None:
+        """Make ready, and clear away what an earlier process left. Called again after NotConnectedError.
+
+        `progress` maps topic id -> number of the first window that is not exported yet.
+        """
+        ...
+
+    def write(self, window: ClosedWindow, reader: LogReader, cancel: CancelFlag) -> Export:
+        """Publish the rows of a window that has at least one offset.
+
+        Raises the errors above, or ExportCancelledError when `cancel` was set; then nothing half-written is visible.
+        """
+        ...
+
+    def settle(self, window: ClosedWindow) -> None:
+        """The window's checkpoint is durable: drop what was kept for a retry."""
+        ...
+
+    def close(self) -> None:
+        """Let go of everything. The sink may be opened again."""
+        ...

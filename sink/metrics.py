@@ -1,0 +1,85 @@
+"""The sink's own metrics, and the file through which the console's `/metrics` shows them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+from typing import Final
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+
+from sink.base import Export
+
+_log: Final = structlog.get_logger("headrace.sink")
+
+WRITE_INTERVAL_S: Final = 5.0  # how old the file may get while nothing is exported
+
+
+class SinkMetrics:
+    """Counts since this process started. `changed` is set whenever there is something new to write."""
+
+    def __init__(self) -> None:
+        self.changed = asyncio.Event()
+        registry = self._registry = CollectorRegistry()
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"headrace_sink_{name}", text, labels, registry=registry)
+
+        self._windows = counter("windows_exported", "Windows recorded as exported.", "topic")
+        self._rows = counter("rows", "Decoded rows in published files.", "topic")
+        self._quarantined = counter("quarantined", "Records kept raw in quarantine.", "topic", "reason")
+        self._files = counter("files", "Files published.", "topic")
+        self._bytes = counter("bytes", "Bytes of published files.", "topic")
+        self._clashes = counter("clashes", "Values that went to a side column.", "topic")
+        self._lost = counter("lost_records", "Offsets listed as lost.", "topic")
+        self._failures = counter("failures", "Failed attempts, by kind of error.", "kind")
+        self._last = Gauge(
+            "headrace_sink_last_export_timestamp_seconds",
+            "Wall-clock time of the last checkpoint.",
+            ("topic",),
+            registry=registry,
+        )
+
+    def exported(self, topic: str, export: Export, now_ms: int) -> None:
+        """Count a window whose checkpoint is durable."""
+        self._windows.labels(topic).inc()
+        self._rows.labels(topic).inc(export.rows)
+        self._files.labels(topic).inc(len(export.files))
+        self._bytes.labels(topic).inc(sum(file.size_bytes for file in export.files))
+        self._clashes.labels(topic).inc(sum(export.clashes.values()))
+        self._lost.labels(topic).inc(sum(lost.next - lost.first for lost in export.lost))
+        for reason, count in export.quarantined.items():
+            self._quarantined.labels(topic, reason).inc(count)
+        self._last.labels(topic).set(now_ms / 1000)
+        self.changed.set()
+
+    def failed(self, kind: str) -> None:
+        """Count a failed attempt; `kind` is an error code."""
+        self._failures.labels(kind).inc()
+        self.changed.set()
+
+    def text(self) -> str:
+        """Everything, in Prometheus' text format."""
+        return generate_latest(self._registry).decode()
+
+
+def write_metrics(metrics: SinkMetrics, path: Path) -> None:
+    """Replace the metrics file whole. Raises OSError."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(metrics.text())
+    temporary.replace(path)
+
+
+async def keep_written(metrics: SinkMetrics, path: Path, interval_s: float) -> None:
+    """Write the metrics file at each change and every `interval_s` seconds, until cancelled."""
+    while True:
+        metrics.changed.clear()
+        try:
+            write_metrics(metrics, path)
+        except OSError as error:
+            _log.warning("metrics not written", what=str(error), where=str(path), mend="is there space?")
+            await asyncio.sleep(interval_s)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(metrics.changed.wait(), interval_s)

@@ -1,0 +1,254 @@
+"""The runner: hands closed windows to a sink, in order per topic, and records what is done.
+
+Everything that blocks - reading the log, building files - happens on one thread; the event loop only waits for it and
+talks to the log. Topics take turns, a few windows each. A topic that fails waits alone, with growing pauses, while
+the others go on; nothing is skipped. Errors steer as `sink.base` says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Final, ParamSpec, TypeVar
+
+import structlog
+
+from commitlog.base import ClosedWindow, Log, LogReader, TopicInfo
+from core.clock import Clock
+from core.errors import HeadraceError
+from core.tasks import background, log_unexpected
+from sink.base import (
+    BackOffError,
+    CancelFlag,
+    Export,
+    ExportCancelledError,
+    NotConnectedError,
+    RecordsFailedError,
+    Sink,
+)
+from sink.metrics import SinkMetrics
+from sink.progress import Progress, checkpoint, progress_from_row, progress_table
+
+_log: Final = structlog.get_logger("headrace.sink")
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+FIRST_PAUSE_S: Final = 0.5
+WAIT_S: Final = 1.0  # longest sleep on the log's doorbell: bounds how long a stop takes
+POLL_S: Final = 0.2  # shortest time between two looks at the windows: a busy log rings its bell all the time
+WINDOWS_PER_TURN: Final = 8  # of one topic before the next topic's turn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pauses:
+    """How long the runner waits, in seconds."""
+
+    retry_max_s: float
+    first_s: float = FIRST_PAUSE_S
+    wait_s: float = WAIT_S
+    poll_s: float = POLL_S
+
+    def after(self, error: Exception, failures: int) -> float:
+        """The pause after the `failures`-th failure in a row."""
+        if isinstance(error, RecordsFailedError):
+            return self.retry_max_s
+        if isinstance(error, BackOffError):
+            return min(max(error.retry_after_s, self.first_s), self.retry_max_s)
+        return min(self.first_s * 2.0 ** min(failures - 1, 32), self.retry_max_s)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Turn:
+    """Where one topic stands, and whether it has to wait."""
+
+    progress: Progress = field(default_factory=Progress)
+    failures: int = 0
+    due_ms: int = 0
+
+
+class Runner:
+    """Runs one sink over all topics until told to stop."""
+
+    def __init__(
+        self,
+        sink: Sink,
+        *,
+        open_reader: Callable[[], LogReader],
+        log: Log,
+        clock: Clock,
+        metrics: SinkMetrics,
+        pauses: Pauses,
+    ) -> None:
+        self._sink = sink
+        self._open_reader = open_reader
+        self._log = log
+        self._clock = clock
+        self._metrics = metrics
+        self._pauses = pauses
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sink")
+        self._cancel = CancelFlag()
+        self._reader: LogReader | None = None
+        self._sink_open = False
+        self._loaded = False
+        self._turns: dict[str, _Turn] = {}
+        self._whole = _Turn()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Export until `stop` is set; the window under way is then dropped cleanly and taken up at the next start."""
+        tasks: set[asyncio.Task[None]] = set()
+        relay = background(self._relay(stop), "sink-stop", tasks)
+        try:
+            while not stop.is_set():
+                if not await self._round(stop):
+                    await self._idle(stop)
+        finally:
+            relay.cancel()
+            await self._in_thread(self._close)
+            self._thread.shutdown()
+
+    async def _relay(self, stop: asyncio.Event) -> None:
+        await stop.wait()
+        self._cancel.set()
+
+    async def _in_thread(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: call(*args, **kwargs))
+
+    def _close(self) -> None:
+        if self._sink_open:
+            self._sink.close()
+            self._sink_open = False
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    async def _round(self, stop: asyncio.Event) -> bool:
+        """One turn for every topic that is due; True if any window was exported."""
+        if self._waits(self._whole):
+            return False
+        try:
+            reader = await self._ready()
+            topics = await self._in_thread(reader.topics)
+        except Exception as error:  # noqa: BLE001 - whatever keeps the log or the sink from opening, it is tried again
+            self._failed(self._whole, error, "the sink cannot start")
+            return False
+        self._whole.failures = 0
+        moved = False
+        for info in topics.values():
+            if stop.is_set():
+                return moved
+            turn = self._turns.setdefault(info.topic_id, _Turn())
+            if self._sink_open and not self._waits(turn):
+                moved |= await self._turn(reader, info, turn)
+        return moved
+
+    async def _ready(self) -> LogReader:
+        if not self._loaded:
+            rows = await self._log.rows(progress_table(self._sink.name))
+            for topic_id, row in rows.items():
+                self._turns[topic_id] = _Turn(progress=progress_from_row(row))
+            self._loaded = True
+        if not self._sink_open:
+            done = {topic_id: turn.progress.next_window for topic_id, turn in self._turns.items()}
+            await self._in_thread(self._open_sink, done)
+        if self._reader is None:
+            self._reader = await self._in_thread(self._open_reader)
+        return self._reader
+
+    def _open_sink(self, done: Mapping[str, int]) -> None:
+        self._sink.open(done)
+        self._sink_open = True
+
+    async def _turn(self, reader: LogReader, info: TopicInfo, turn: _Turn) -> bool:
+        """Export what one topic has waiting, up to its share; True if any window was exported."""
+        moved = False
+        try:
+            after = turn.progress.next_window - 1
+            windows = await self._in_thread(reader.windows, info.name, after=after)
+            for window in windows[:WINDOWS_PER_TURN]:
+                await self._export(reader, window, turn)
+                turn.failures = 0
+                moved = True
+        except ExportCancelledError:
+            _log.info("export dropped", topic=info.name, window=turn.progress.next_window, reason="stopping")
+        except NotConnectedError as error:
+            await self._in_thread(self._close_sink)
+            self._failed(turn, error, "export failed", topic=info.name)
+        except Exception as error:  # noqa: BLE001 - one topic's failure must not stop the others'; it is retried
+            self._failed(turn, error, "export failed", topic=info.name)
+        return moved
+
+    def _close_sink(self) -> None:
+        self._sink_open = False
+        self._sink.close()
+
+    async def _export(self, reader: LogReader, window: ClosedWindow, turn: _Turn) -> None:
+        unseen = tuple(turn.progress.unseen(window))
+        export = Export()
+        if window.span:
+            export = await self._in_thread(self._sink.write, window, reader, self._cancel)
+        export = replace(export, lost=(*unseen, *export.lost))
+        reached = turn.progress.after(window)
+        now_ms = self._clock.time_ms()
+        recorded = export if window.span or unseen else None
+        await self._log.append([], checkpoint(self._sink.name, window, recorded, reached, now_ms))
+        turn.progress = reached
+        self._metrics.exported(window.topic, export, now_ms)
+        self._tell(window, export)
+        if window.span:
+            await self._in_thread(self._sink.settle, window)
+
+    def _tell(self, window: ClosedWindow, export: Export) -> None:
+        facts = {"topic": window.topic, "window": window.number, "rows": export.rows, "files": len(export.files)}
+        if export.quarantined:
+            facts["quarantined"] = sum(export.quarantined.values())
+        if export.lost:
+            ranges = [(lost.partition, lost.first, lost.next, lost.reason) for lost in export.lost[:10]]
+            _log.error("records lost before export", **facts, ranges=ranges, ranges_total=len(export.lost))
+        else:
+            _log.info("window exported", **facts)
+
+    def _waits(self, turn: _Turn) -> bool:
+        return turn.due_ms > self._clock.monotonic_ms()
+
+    def _failed(self, turn: _Turn, error: Exception, event: str, **facts: object) -> None:
+        turn.failures += 1
+        pause_s = self._pauses.after(error, turn.failures)
+        turn.due_ms = self._clock.monotonic_ms() + round(pause_s * 1000)
+        facts = {**facts, "failures": turn.failures, "retry_in_s": pause_s}
+        if isinstance(error, HeadraceError):
+            self._metrics.failed(error.code)
+            _log.warning(event, what=error.what, where=error.where, mend=error.mend, **facts)
+        elif isinstance(error, OSError):
+            self._metrics.failed("storage")
+            _log.warning(event, what=str(error), mend="is there space, and may it be written?", **facts)
+        else:
+            self._metrics.failed("unexpected")
+            log_unexpected(event, error, **facts)
+
+    async def _idle(self, stop: asyncio.Event) -> None:
+        """Wait for news of the log, for a topic's next attempt, or for the stop, whichever comes first."""
+        now_ms = self._clock.monotonic_ms()
+        waiting = [turn.due_ms for turn in (self._whole, *self._turns.values()) if turn.due_ms > now_ms]
+        pause_s = min([self._pauses.wait_s, *((due_ms - now_ms) / 1000 for due_ms in waiting)])
+        if self._reader is None:
+            await _sleep(stop, pause_s)
+            return
+        try:
+            await self._in_thread(self._reader.wait, pause_s)
+        except Exception as error:  # noqa: BLE001 - a reader that cannot wait is opened again after a pause
+            self._failed(self._whole, error, "the log cannot be watched")
+            await self._in_thread(self._drop_reader)
+        await _sleep(stop, self._pauses.poll_s)
+
+    def _drop_reader(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+
+async def _sleep(stop: asyncio.Event, timeout_s: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), timeout_s)

@@ -1,0 +1,89 @@
+"""Time as devices write it, turned into microseconds since the epoch (UTC).
+
+Numbers are epoch time whose unit shows in the magnitude: below 1e11 seconds, below 1e14 milliseconds, below 1e17
+microseconds, beyond that nanoseconds (each unit holds 1973 to 2100 without meeting its neighbour). Text is RFC 3339
+with its offset; anything looser is not guessed at. What is finer than a microsecond is cut off.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
+from typing import Any, Final
+
+US_PER_MS: Final = 1_000
+US_PER_S: Final = 1_000_000
+US_PER_DAY: Final = 86_400 * US_PER_S
+END_US: Final = 4_102_444_800 * US_PER_S  # 2100-01-01: no device of today means a later time
+AHEAD_US: Final = US_PER_DAY  # a device's clock may run ahead of the box's by a day (time zones mistaken for UTC)
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH_ORDINAL: Final = _EPOCH.toordinal()
+_RFC_3339: Final = re.compile(
+    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d):(\d\d)(?:\.(\d+))?(?:([Zz])|([+-]\d\d:\d\d))", re.ASCII
+)
+_SECONDS_BELOW: Final = 10**11
+_MILLISECONDS_BELOW: Final = 10**14
+_MICROSECONDS_BELOW: Final = 10**17
+
+
+def epoch_us(value: float) -> int | None:
+    """Microseconds of a number that is epoch seconds, milli-, micro- or nanoseconds; None before 1970."""
+    if value < 0:
+        return None
+    if value < _SECONDS_BELOW:
+        return round(value * US_PER_S)
+    if value < _MILLISECONDS_BELOW:
+        return round(value * US_PER_MS)
+    return int(value) if value < _MICROSECONDS_BELOW else int(value) // 1_000
+
+
+def rfc3339_us(text: str) -> int | None:
+    """Microseconds of an RFC 3339 date-time (section 5.6; a leap second is the start of the next minute), or None."""
+    match = _RFC_3339.fullmatch(text)
+    if match is None:
+        return None
+    day, minute, second, fraction, _zulu, offset = match.groups()
+    leap = second == "60"
+    try:
+        moment = datetime.fromisoformat(f"{day}T{minute}:{'59' if leap else second}{offset or '+00:00'}")
+    except ValueError:
+        return None
+    us = (moment - _EPOCH) // timedelta(microseconds=1)
+    if leap:
+        return us + US_PER_S
+    return us + int(((fraction or "") + "000000")[:6])
+
+
+def device_time_us(value: Any, received_us: int) -> int | None:
+    """The time that `value` says, or None when it says none or an absurd one.
+
+    Absurd is before 1970, from 2100 on, or more than a day after `received_us`.
+    """
+    if isinstance(value, str):
+        us = rfc3339_us(value)
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        us = epoch_us(value)
+    else:
+        return None
+    if us is None or not 0 <= us < END_US or us > received_us + AHEAD_US:
+        return None
+    return us
+
+
+def received_us(timestamp_ms: int) -> int:
+    """A record's timestamp in microseconds, held within 1970 to 2100 (Kafka clients may write any 64-bit number)."""
+    return min(max(timestamp_ms * US_PER_MS, 0), END_US - 1)
+
+
+@lru_cache(maxsize=4096)
+def day_name(day: int) -> str:
+    """`YYYY-MM-DD` of a day counted from 1970-01-01."""
+    return date.fromordinal(_EPOCH_ORDINAL + day).isoformat()
+
+
+def compact_utc(timestamp_ms: int) -> str:
+    """A time as it stands in file names: `20261120T101500Z`."""
+    held = min(max(timestamp_ms, 0), END_US // US_PER_MS)
+    return (_EPOCH + timedelta(milliseconds=held)).strftime("%Y%m%dT%H%M%SZ")

@@ -1,0 +1,228 @@
+"""A log in memory, its reader, and storage that dies where a test says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import duckdb
+
+from commitlog.base import ClosedWindow, Gap, Header, Position, Slice, TableChange, TopicInfo, Watermark, WriterState
+from core.errors import UnavailableError
+from sink.storage import Storage
+
+DAY_MS = 86_400_000
+T0 = 20_412 * DAY_MS + 10 * 3_600_000  # 2025-11-20T10:00Z
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FakeRecord:
+    offset: int
+    value: bytes | None
+    key: bytes | None = b"press-1"
+    timestamp: int = T0
+    headers: list[Header] = field(default_factory=list)
+
+
+class Killed(BaseException):
+    """The process died here."""
+
+
+class FakeLog:
+    """Records, windows and tables of a few topics; both `Log` (append of changes) and `LogReader`."""
+
+    def __init__(self, batch: int = 7) -> None:
+        self.tables: dict[str, dict[str, Any]] = {}
+        self.records: dict[tuple[str, int], list[FakeRecord]] = {}
+        self.gaps: dict[tuple[str, int], list[Gap]] = {}
+        self.closed: dict[str, list[ClosedWindow]] = {}
+        self.infos: dict[str, TopicInfo] = {}
+        self.appends = 0
+        self.unavailable = 0
+        self.before_append: list[Any] = []
+        self.after_append: list[Any] = []
+        self._batch = batch
+
+    def topic(self, name: str = "telemetry", partitions: int = 2) -> TopicInfo:
+        info = TopicInfo(name=name, topic_id=f"{len(self.infos) + 1:032x}", partitions=partitions)
+        self.infos[name] = info
+        self.closed[name] = []
+        for partition in range(partitions):
+            self.records[name, partition] = []
+        return info
+
+    def put(self, value: Any, *, topic: str = "telemetry", partition: int = 0, raw: bool = False, **facts: Any) -> int:
+        """Append a payload: an object as JSON, or bytes as they are with `raw`."""
+        records = self.records[topic, partition]
+        offset = facts.pop("offset", records[-1].offset + 1 if records else 0)
+        payload = value if raw else json.dumps(value).encode()
+        records.append(FakeRecord(offset=offset, value=payload, **facts))
+        return offset
+
+    def close_window(self, topic: str = "telemetry", *, number: int | None = None, **changed: Any) -> ClosedWindow:
+        closed = self.closed[topic]
+        info = self.infos[topic]
+        last = closed[-1].offsets if closed else {}
+        offsets = {}
+        for partition in range(info.partitions):
+            first = last.get(partition, (0, 0))[1]
+            records = self.records[topic, partition]
+            offsets[partition] = (first, max(records[-1].offset + 1, first) if records else first)
+        number = len(closed) if number is None else number
+        window = ClosedWindow(
+            topic=topic,
+            topic_id=info.topic_id,
+            number=number,
+            start_ms=T0 + number * 3_600_000,
+            end_ms=T0 + (number + 1) * 3_600_000,
+            offsets={**offsets, **changed},
+            reason="interval",
+        )
+        closed.append(window)
+        return window
+
+    # Log
+
+    async def append(self, records: Sequence[Any], changes: Sequence[TableChange] = ()) -> Sequence[Position]:
+        assert not records
+        for hook in self.before_append:
+            hook()
+        if self.unavailable:
+            self.unavailable -= 1
+            raise UnavailableError("the edge process does not answer")
+        self.appends += 1
+        for change in changes:
+            table = self.tables.setdefault(change.table, {})
+            if change.value is None:
+                table.pop(change.key, None)
+            else:
+                table[change.key] = json.loads(json.dumps(change.value))
+        for hook in self.after_append:
+            hook()
+        return []
+
+    async def rows(self, table: str) -> Mapping[str, Any]:
+        return dict(self.tables.get(table, {}))
+
+    async def create_topic(self, name: str, partitions: int | None = None) -> TopicInfo:
+        raise NotImplementedError
+
+    async def roll(self, topic: str, reason: str) -> ClosedWindow | None:
+        raise NotImplementedError
+
+    # LogReader
+
+    def topics(self) -> Mapping[str, TopicInfo]:
+        return dict(self.infos)
+
+    def read(self, topic: str, partition: int, offset: int, *, max_bytes: int = 1 << 20) -> Slice:
+        """Whole batches, so it may begin before `offset`, as the real one."""
+        every = self.records[topic, partition]
+        gaps = [gap for gap in self.gaps.get((topic, partition), []) if gap.next > offset]
+        end = max([gap.next for gap in gaps] + [r.offset + 1 for r in every[-1:]] + [offset])
+        wanted = [record for record in every if record.offset >= offset]
+        start = (every.index(wanted[0]) // self._batch) * self._batch if wanted else 0
+        picked = every[start : start + self._batch] if wanted else []
+        more = every[start + self._batch :] if wanted else []
+        following = more[0].offset if more else end
+        return Slice(records=picked, next_offset=following, gaps=[gap for gap in gaps if gap.first < following])
+
+    def windows(self, topic: str, *, after: int = -1) -> Sequence[ClosedWindow]:
+        return [window for window in self.closed[topic] if window.number > after]
+
+    def watermarks(self, topic: str) -> Sequence[Watermark]:
+        raise NotImplementedError
+
+    def offset_for_time(self, topic: str, partition: int, timestamp_ms: int) -> int:
+        raise NotImplementedError
+
+    def wait(self, timeout_s: float) -> bool:
+        return False
+
+    def writer_state(self) -> WriterState:
+        return WriterState.LIVE
+
+    def close(self) -> None:
+        pass
+
+
+class FaultyStorage(Storage):
+    """Real files; dies at its `die_at`-th step, and with `power_loss` takes back what was not synced by then."""
+
+    def __init__(self, die_at: int | None = None, *, power_loss: bool = False) -> None:
+        self.steps = 0
+        self.died_at = ""
+        self._die_at = die_at
+        self._power_loss = power_loss
+        self._unsynced: dict[Path, list[tuple[Path, bytes | None]]] = {}
+        self._locks: list[BinaryIO] = []
+
+    def step(self, name: str) -> None:
+        """One more thing that happens; the process may die right here."""
+        if self.died_at:
+            raise Killed
+        self.steps += 1
+        if self.steps == self._die_at:
+            self.died_at = name
+            for lock in self._locks:
+                lock.close()
+            if self._power_loss:
+                self._take_back()
+            raise Killed
+
+    def _take_back(self) -> None:
+        for entries in self._unsynced.values():
+            for path, _before in reversed(entries):
+                path.unlink(missing_ok=True)
+
+    def make_dirs(self, path: Path) -> None:
+        self.step("make_dirs")
+        super().make_dirs(path)
+
+    @contextmanager
+    def create(self, path: Path) -> Iterator[BinaryIO]:
+        self.step("create")
+        with super().create(path) as file:
+            yield file
+            self.step("before sync")
+            file.flush()
+        self.step("synced")
+
+    def rename(self, source: Path, target: Path) -> None:
+        self.step("before rename")
+        source.rename(target)
+        self._unsynced.setdefault(target.parent, []).append((target, None))
+        self.step("renamed")
+        self.sync_dir(target.parent)
+
+    def sync_dir(self, path: Path) -> None:
+        super().sync_dir(path)
+        self._unsynced.pop(path, None)
+        self.step("directory synced")
+
+    def remove(self, path: Path) -> None:
+        self.step("before remove")
+        super().remove(path)
+        self.step("removed")
+
+    def lock(self, path: Path) -> BinaryIO | None:
+        held = super().lock(path)
+        if held is not None:
+            self._locks.append(held)
+        return held
+
+
+def lake_rows(lake: Path, topic: str = "telemetry") -> list[dict[str, Any]]:
+    """Every row that a reader who globs the topic's folder meets."""
+    if not list((lake / topic).glob("**/*.parquet")):
+        return []
+    query = f"SELECT * FROM read_parquet('{lake}/{topic}/**/*.parquet', union_by_name=true, hive_partitioning=true)"
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone='UTC'")
+        result = connection.execute(f"{query} ORDER BY _partition, _offset")
+        names = [column[0] for column in result.description]
+        return [dict(zip(names, row, strict=True)) for row in result.fetchall()]

@@ -22,6 +22,8 @@ def line_of(text: str, path: TomlPath) -> int | None:
     """
     best: tuple[int, int] | None = None
     for number, here in _paths(text):
+        if here[: len(path)] == path:
+            return number  # the key itself, or the first thing inside the table that it is
         if path[: len(here)] == here and (best is None or len(here) > best[0]):
             best = (len(here), number)
     return best[1] if best else None

@@ -15,7 +15,7 @@ from wire.mqtt.packets import ConnAck, ConnectReturnCode, Packet, PacketType, Pi
 
 _PUBACK_HEAD: Final = PacketType.PUBACK << 4
 _FROM_SERVER: Final = (ConnAck, PubAck, SubAck, UnsubAck, PingResp)
-DEFAULT_MAX_PACKET_SIZE_BYTES: Final = 1 << 20  # a publisher receives packets of a few bytes
+DEFAULT_MAX_PACKET_SIZE_BYTES: Final = 1 << 16  # a publisher receives packets of a few bytes
 
 
 class ClientConnection:

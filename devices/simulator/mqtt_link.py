@@ -12,29 +12,14 @@ from collections.abc import Callable
 from typing import Final
 
 from devices.simulator.link import Link, PeerError, Timing
-from devices.simulator.mqtt_words import (
-    CONNACK,
-    DISCONNECT,
-    PINGREQ,
-    PINGRESP,
-    PUBACK,
-    AnswerParser,
-    connect_packet,
-    publish_packet,
-)
 from devices.simulator.outbox import Outbox, Pending
+from wire.mqtt.client import ClientConnection
+from wire.mqtt.encode import DISCONNECT, PINGREQ, encode_connect, encode_publish
+from wire.mqtt.packets import Connect, Publish
 
 PACKET_IDS: Final = 65_535
 PING_SHARE: Final = 0.5  # of the keep-alive: silence after which the device shows that it is there
 PONG_TIMEOUT_S: Final = 20.0
-
-_REFUSALS: Final = {
-    1: "unacceptable protocol version",
-    2: "identifier rejected",
-    3: "server unavailable",
-    4: "bad user name or password",
-    5: "not authorized",
-}
 
 
 class MqttLink(Link):
@@ -44,44 +29,48 @@ class MqttLink(Link):
         super().__init__(outbox, timing, on_progress)
         self._device_id = device_id
         self._topic = f"devices/{device_id}/telemetry"
-        self._parser = AnswerParser()
+        self._connection = ClientConnection()
         self._writes_seen = 0
         self._quiet_since_s = asyncio.get_running_loop().time()
-        self._pinged_at_s: float | None = None
+        self._pings_sent = 0
+        self._pinged_at_s = 0.0
 
     def watch(self, now_s: float) -> None:
         """Beside what every link watches: keep the connection alive while there is nothing to say [MQTT-3.1.2-23]."""
         super().watch(now_s)
-        if self._pinged_at_s is not None:
+        if self._connection.pings_answered < self._pings_sent:
             if now_s - self._pinged_at_s >= PONG_TIMEOUT_S:
                 self.fail(f"no PINGRESP within {PONG_TIMEOUT_S:g} s")
         elif self._writes != self._writes_seen:
             self._writes_seen, self._quiet_since_s = self._writes, now_s
         elif now_s - self._quiet_since_s >= self._timing.keep_alive_s * PING_SHARE:
+            self._pings_sent += 1
             self._pinged_at_s = now_s
             self._write(PINGREQ)
 
     def _greet(self) -> None:
-        self._write(connect_packet(self._device_id, self._timing.keep_alive_s))
+        connect = Connect(client_id=self._device_id, clean_session=False, keep_alive_s=self._timing.keep_alive_s)
+        self._write(encode_connect(connect))
 
     def _farewell(self) -> bytes:
         return DISCONNECT
 
     def _encode(self, pending: Pending, *, again: bool) -> bytes:
-        return publish_packet(self._topic, _packet_id(pending.seq), pending.body, dup=again)
+        packet_id = _packet_id(pending.seq)
+        return encode_publish(
+            Publish(topic=self._topic, payload=pending.body, qos=1, dup=again, packet_id=packet_id)  # [MQTT-3.3.1-1]
+        )
 
     def _receive(self, data: bytes) -> None:
-        for kind, value in self._parser.feed(data):
-            if (kind == CONNACK) == self.established.done():
-                raise PeerError("a second CONNACK" if kind == CONNACK else "an answer before CONNACK [MQTT-3.2.0-1]")
-            if kind == PUBACK:
-                self._acked(value)
-            elif kind == PINGRESP:
-                self._pinged_at_s = None
-            elif value != 0:
-                raise PeerError(f"refused: {_REFUSALS.get(value, f'return code {value}')}")
-            else:
-                self._up()
+        connection = self._connection
+        packet_ids = connection.receive(data)
+        if connection.connack is not None and not connection.accepted:
+            refusal = connection.connack.return_code
+            raise PeerError(f"refused with CONNACK {refusal.value}, {refusal.name.lower().replace('_', ' ')}")
+        if connection.accepted:
+            self._up()
+        for packet_id in packet_ids:
+            self._acked(packet_id)
 
     def _acked(self, packet_id: int) -> None:
         oldest = self._outbox.oldest

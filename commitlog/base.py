@@ -248,9 +248,6 @@ class Appender(Protocol):
     congested: bool
     """More is waiting than the log will buffer: the caller stops reading and registers with `when_clear`."""
 
-    full: bool
-    """The disk is at its mark: nothing new is accepted until it is false again."""
-
     def partitions(self, topic: str) -> Sequence[PartitionAppender]:
         """The partitions of a topic, in order. Raises NotFoundError."""
         ...

@@ -23,6 +23,7 @@ never spans the end of the file.
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,6 +114,8 @@ class Journal:
         self.head = head
         self.tail = head
         self.bytes_written = 0
+        self._released = threading.Event()
+        self._given_up = False
 
     @property
     def used(self) -> int:
@@ -141,6 +144,20 @@ class Journal:
     def release(self, position: int) -> None:
         """Everything before this logical position is no longer needed."""
         self.tail = max(self.tail, position)
+        self._released.set()
+
+    def wait_for_room(self, body_bytes: int) -> None:
+        """Block until checkpoints have made room: the disk writes segments slower than data arrives."""
+        while not self.fits(body_bytes):
+            if self._given_up:
+                raise JournalFullError("no checkpoint will make room any more")
+            self._released.wait()
+            self._released.clear()
+
+    def give_up(self) -> None:
+        """Let nobody wait for room that will not come: checkpoints have failed."""
+        self._given_up = True
+        self._released.set()
 
     def fits(self, body_bytes: int) -> bool:
         """Whether an entry with such a body can be written now."""

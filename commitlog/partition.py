@@ -46,19 +46,13 @@ class Partition:
         "next_offset",
         "topic",
         "topic_id",
-        "unflushed",
-        "window_first",
     )
 
-    def __init__(
-        self, topic: str, topic_id: bytes, index: int, next_offset: int, window_first: int, opened: list[Partition]
-    ) -> None:
+    def __init__(self, topic: str, topic_id: bytes, index: int, next_offset: int, opened: list[Partition]) -> None:
         self.topic = topic
         self.topic_id = topic_id
         self.index = index
         self.next_offset = next_offset
-        self.window_first = window_first
-        self.unflushed = False
         self._opened = opened
         self._journal_count = 0
         self._segment_count = 0
@@ -94,6 +88,11 @@ class Partition:
         self._segment = new_builder(CODEC_ZSTD)
         self._segment_count = 0
         return taken
+
+    @property
+    def segment_batch_count(self) -> int:
+        """Records in the segment batch that is being filled."""
+        return self._segment_count
 
     @property
     def segment_batch_bytes(self) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from commitlog.base import ClosedWindow, NewRecord, Position, TableChange, TopicInfo
+from commitlog.windows import window_from_row, window_to_row
 from core.channel import ChannelClient, Handler
 
 
@@ -37,25 +38,6 @@ class RemoteLog:
         """See `Log.roll`."""
         row = await self._channel.call("roll", topic=topic, reason=reason)
         return None if row is None else window_from_row(row)
-
-
-def window_to_row(window: ClosedWindow) -> dict[str, Any]:
-    """A window as msgpack carries it, on the channel and in the `windows` table."""
-    return {
-        "topic": window.topic,
-        "topic_id": window.topic_id,
-        "number": window.number,
-        "start_ms": window.start_ms,
-        "end_ms": window.end_ms,
-        "offsets": {str(partition): list(pair) for partition, pair in window.offsets.items()},
-        "reason": window.reason,
-    }
-
-
-def window_from_row(row: Mapping[str, Any]) -> ClosedWindow:
-    """The inverse of `window_to_row`."""
-    offsets = {int(partition): (first, following) for partition, (first, following) in row["offsets"].items()}
-    return ClosedWindow(**{**row, "offsets": offsets})
 
 
 def log_handlers(log: Any) -> dict[str, Handler]:

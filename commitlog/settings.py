@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from core.settings import Section, quantity
 from core.units import DurationMs, SizeBytes
@@ -31,8 +31,8 @@ class LogSettings(Section):
         "256KB", ge=1, description="Waiting bytes that start a commit before the interval has passed."
     )
     pending_bytes: SizeBytes = quantity(
-        "32MB",
-        ge=1 << 16,
+        "16MB",
+        ge=1 << 20,
         description="Appended but not yet committed bytes at which listeners stop reading: bounds memory.",
     )
     journal_size_bytes: SizeBytes = quantity(
@@ -40,7 +40,7 @@ class LogSettings(Section):
         alias="journal_size",
         ge=4 << 20,
         le=4 << 30,
-        description="Size of the preallocated journal; four times what one checkpoint lets grow.",
+        description="Size of the preallocated journal; at least four times pending_bytes and checkpoint_bytes.",
     )
     checkpoint_bytes: SizeBytes = quantity(
         "16MB",
@@ -75,6 +75,16 @@ class LogSettings(Section):
         le=1024,
         description="Topics the log will hold; times partitions bounds open files and memory.",
     )
+
+    @model_validator(mode="after")
+    def _journal_has_room(self) -> Self:
+        """A commit, its wrap at the journal's end and what no checkpoint covers yet have to fit at once."""
+        need = 4 * max(self.pending_bytes, self.checkpoint_bytes)
+        if self.journal_size_bytes < need:
+            raise ValueError(
+                f"journal_size must be at least 4 x pending_bytes and 4 x checkpoint_bytes ({need >> 20} MB here)"
+            )
+        return self
 
 
 class TopicSettings(Section):

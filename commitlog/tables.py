@@ -15,7 +15,7 @@ A snapshot file: 8 bytes `HRTABLE1`, uint32 CRC-32C of the rest, then msgpack `{
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +27,7 @@ from commitlog.storage import Storage, read_whole, write_atomically
 
 SNAPSHOT_MAGIC: Final = b"HRTABLE1"
 SNAPSHOT_SUFFIX: Final = ".snapshot"
+TABLES_DIR: Final = "tables"
 _CRC: Final = struct.Struct(">I")
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder().decode
@@ -111,3 +112,11 @@ def read_snapshot(storage: Storage, path: Path) -> Mapping[str, bytes]:
 def unpack(value: bytes) -> Any:
     """A row's value from its packed form."""
     return _decode(value)
+
+
+def remove_unnamed_snapshots(storage: Storage, log_dir: Path, named: Sequence[str]) -> None:
+    """Remove table snapshots that no checkpoint refers to: left by a crash between writing and checkpointing."""
+    tables_dir = log_dir / TABLES_DIR
+    for name in storage.names(tables_dir):
+        if name.endswith(SNAPSHOT_SUFFIX) and name not in named:
+            storage.remove(tables_dir / name)

@@ -1,0 +1,194 @@
+"""Segments are written behind the journal.
+
+One thread owns every segment file, the committed copy of the state tables, the checkpoint and the watermark map. It is
+given *flushes* in commit order: the records and table changes of all commits since the last flush, the last of which is
+durable in the journal. After a flush the records are readable; after a checkpoint the journal's space is free again.
+
+Numbered steps of a flush, each of which a crash may follow without harm, because the journal still holds everything:
+1. write each partition's batch to its active segment; 2. apply the table changes; 3. for each closed window, sync and
+close the topic's segments; 4. when it is time (or a window closed), checkpoint: sync segments, write changed tables,
+replace the checkpoint file, release journal space; 5. publish watermarks and ring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from commitlog.base import ClosedWindow, TopicInfo
+from commitlog.checkpoint import Checkpoint, write_checkpoint
+from commitlog.doorbell import Doorbell
+from commitlog.files import PartitionFiles
+from commitlog.journal import Change, Journal
+from commitlog.metadata import write_metadata
+from commitlog.partition import TakenBatch
+from commitlog.recovery import Recovered
+from commitlog.settings import LogSettings
+from commitlog.storage import Storage, partition_dir_name
+from commitlog.tables import TABLES_DIR
+from commitlog.watermarks import WatermarkWriter
+from core.clock import Clock
+
+
+@dataclass(slots=True, kw_only=True)
+class Flush:
+    """What became durable since the last flush; `position` and `next_sequence` are the journal's after it."""
+
+    batches: Sequence[TakenBatch]
+    changes: Sequence[Change]
+    windows: Sequence[ClosedWindow]
+    last_timestamp_ms: int
+    position: int = 0
+    next_sequence: int = 0
+
+    def reaches(self, journal: Journal) -> None:
+        """Note where the journal stands: called when the last commit of the flush is durable and none is in flight."""
+        self.position, self.next_sequence = journal.head, journal.next_sequence
+
+
+class SegmentWriter:
+    """See the module. Every method runs in the segment thread."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        log_dir: Path,
+        settings: LogSettings,
+        clock: Clock,
+        *,
+        journal: Journal,
+        recovered: Recovered,
+        marks: WatermarkWriter,
+        doorbell: Doorbell,
+    ) -> None:
+        self._storage = storage
+        self._log_dir = log_dir
+        self._settings = settings
+        self._clock = clock
+        self._journal = journal
+        self._tables = recovered.tables
+        self._files = {(bytes.fromhex(f.topic.topic_id), f.partition): f for f in recovered.files}
+        self._marks = marks
+        self._doorbell = doorbell
+        self._leader_epoch = recovered.leader_epoch
+        self._position = journal.head
+        self._next_sequence = journal.next_sequence
+        self._last_timestamp_ms = recovered.last_timestamp_ms
+        self._checkpoint_position = journal.head
+        self._checkpoint_at_ms = clock.monotonic_ms()
+        self._behind_checkpoint = False
+        self.bytes_written = 0
+        self.checkpoints = 0
+
+    def publish_all(self) -> None:
+        """Make every partition known to readers."""
+        self._marks.publish([(f.topic, f.partition, f.watermark()) for f in self._files.values()], checkpoint=True)
+        self._doorbell.ring()
+
+    def create_topic(self, topic: TopicInfo) -> None:
+        """Make the directories of a topic durably, and readable at once."""
+        topic_id = bytes.fromhex(topic.topic_id)
+        for index in range(topic.partitions):
+            files = make_partition(self._storage, self._log_dir, topic, index, self._settings.segment_size_bytes)
+            self._files[(topic_id, index)] = files
+        self._storage.sync_dir(self._log_dir)
+        self.publish_all()
+
+    def flush(self, flush: Flush) -> None:
+        """Write what was committed behind the journal. Raises OSError."""
+        touched = [self._write(taken) for taken in flush.batches]
+        self._tables.apply(flush.changes)
+        self._position, self._next_sequence = flush.position, flush.next_sequence
+        self._last_timestamp_ms = flush.last_timestamp_ms
+        self._behind_checkpoint = True
+        for window in flush.windows:
+            for partition in window.offsets:
+                self._files[(bytes.fromhex(window.topic_id), partition)].close_segment()
+        checkpointed = self._checkpoint_due(bool(flush.windows))
+        if checkpointed:
+            self.checkpoint()
+        self._marks.publish([(f.topic, f.partition, f.watermark()) for f in touched], checkpoint=checkpointed)
+        self._doorbell.ring()
+
+    def checkpoint_if_due(self) -> None:
+        """Checkpoint what has been lying for the interval; called now and then while nothing arrives."""
+        if self._behind_checkpoint and self._checkpoint_due(False):
+            self.checkpoint()
+            self._marks.publish([], checkpoint=True)
+
+    def checkpoint(self, *, clean: bool = False) -> None:
+        """Make all that was flushed durable where it stands, and release the journal up to there. Raises OSError."""
+        for files in self._files.values():
+            files.sync()
+        tables_dir = self._log_dir / TABLES_DIR
+        before = set(self._tables.snapshots.values())
+        self._tables.write_snapshots(self._storage, tables_dir, self._next_sequence)
+        write_checkpoint(
+            self._storage,
+            self._log_dir,
+            Checkpoint(
+                journal_id=self._journal.journal_id,
+                journal_size=self._settings.journal_size_bytes,
+                journal_position=self._position,
+                next_sequence=self._next_sequence,
+                leader_epoch=self._leader_epoch,
+                last_timestamp_ms=self._last_timestamp_ms,
+                clean=clean,
+                partitions=[files.point() for files in self._files.values()],
+                tables=dict(self._tables.snapshots),
+            ),
+        )
+        for name in before - set(self._tables.snapshots.values()):
+            self._storage.remove(tables_dir / name)
+        self._journal.release(self._position)
+        self._checkpoint_position = self._position
+        self._checkpoint_at_ms = self._clock.monotonic_ms()
+        self._behind_checkpoint = False
+        self.checkpoints += 1
+
+    def close(self) -> None:
+        """Checkpoint as closed in order, and let go of everything."""
+        self.checkpoint(clean=True)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Let go of everything as it is: the way out after a failure."""
+        for files in self._files.values():
+            files.close()
+        self._marks.close()
+        self._doorbell.close()
+
+    def _write(self, taken: TakenBatch) -> PartitionFiles:
+        files = self._files[(taken.partition.topic_id, taken.partition.index)]
+        batch = taken.build(self._leader_epoch)
+        max_timestamp_ms = int.from_bytes(batch[35:43], "big")
+        files.append(batch, taken.base_offset, taken.count, max_timestamp_ms)
+        self.bytes_written += len(batch)
+        return files
+
+    def _checkpoint_due(self, window_closed: bool) -> bool:
+        return (
+            window_closed
+            or self._position - self._checkpoint_position >= self._settings.checkpoint_bytes
+            or self._clock.monotonic_ms() - self._checkpoint_at_ms >= self._settings.checkpoint_interval_ms
+        )
+
+
+def make_partition(
+    storage: Storage, log_dir: Path, topic: TopicInfo, index: int, segment_size_bytes: int
+) -> PartitionFiles:
+    """A new, empty partition with its directory and metadata on disk (the caller syncs `log_dir`)."""
+    directory = log_dir / partition_dir_name(topic.name, index)
+    storage.make_dir(directory)
+    write_metadata(storage, directory, bytes.fromhex(topic.topic_id))
+    return PartitionFiles(
+        storage,
+        directory,
+        topic,
+        index,
+        log_start=0,
+        next_offset=0,
+        active=None,
+        segment_size_bytes=segment_size_bytes,
+    )

@@ -1,0 +1,180 @@
+"""Group commit: many appends, one sync.
+
+A commit starts when enough waits (records or bytes) or the interval since the first waiter has passed, never while one
+is in flight; whatever arrives meanwhile is the next one. What it takes is written and synced in the journal thread, and
+only then do its waiters hear `committed`. A failed write or sync is never retried: its waiters and everybody after them
+hear `failed`, and nothing is accepted any more.
+
+Memory is bounded by `pending_bytes` and one chunk: beyond that the log is congested and listeners stop reading.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from commitlog.base import Waiter
+from commitlog.behind import Flush
+from commitlog.journal import Change
+from commitlog.partition import TakenBatch
+from commitlog.settings import LogSettings
+from commitlog.stats import LogStats
+from core.threads import SerialThread
+
+
+@dataclass(slots=True, kw_only=True)
+class Commit:
+    """What one journal entry holds, and who waits for it. `flush` comes with it once it is durable."""
+
+    batches: Sequence[TakenBatch]
+    changes: Sequence[Change]
+    flush: Flush | None
+    after_flush: Callable[[], None]
+    records: int
+    waiters: list[tuple[Waiter, Any]] = field(default_factory=list)
+    first_at_s: float = 0.0
+
+
+class GroupCommit:
+    """Decides when to commit, and tells those who wait. Used on the event loop only."""
+
+    def __init__(
+        self,
+        settings: LogSettings,
+        stats: LogStats,
+        *,
+        take: Callable[[], Commit],
+        write: Callable[[Commit], None],
+        durable: Callable[[Commit], None],
+        on_error: Callable[[Exception], None],
+    ) -> None:
+        """`take` empties the open batches, `write` runs in the journal thread, `durable` on the loop before the acks."""
+        self.congested = False
+        self._settings = settings
+        self._interval_s = settings.commit_interval_ms / 1000
+        self._stats = stats
+        self._take = take
+        self._write = write
+        self._durable = durable
+        self._loop = asyncio.get_running_loop()
+        self._thread = SerialThread("journal", on_error)
+        self._waiters: list[tuple[Waiter, Any]] = []
+        self._resume: list[Callable[[], None]] = []
+        self._pending_records = self._pending_bytes = 0
+        self._first_at_s = 0.0
+        self._flying: Commit | None = None
+        self._overdue = self._soon = self._failed = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._landed = asyncio.Event()
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether a commit is being written."""
+        return self._flying is not None
+
+    def appended(self, count: int, size_bytes: int, waiter: Waiter | None = None, token: Any = None) -> None:
+        """See `Appender.appended`."""
+        if self._failed:
+            if waiter is not None:
+                waiter.failed(token)
+            return
+        if waiter is not None:
+            self._waiters.append((waiter, token))
+        if self._timer is None:
+            self._first_at_s = self._loop.time()
+            self._timer = self._loop.call_later(self._interval_s, self._timed_out)
+        self._pending_records += count
+        self._pending_bytes += size_bytes
+        if self._flying is not None:
+            self.congested = self._pending_bytes >= self._settings.pending_bytes
+        elif not self._soon and self._enough():
+            # Not at once: everybody whose data arrived in this turn of the loop shares the sync.
+            self._soon = True
+            self._loop.call_soon(self.start)
+
+    def when_clear(self, resume: Callable[[], None]) -> None:
+        """See `Appender.when_clear`."""
+        self._resume.append(resume)
+
+    def start(self) -> None:
+        """Commit everything open now; if a commit is in flight, as soon as it is back."""
+        self._soon = False
+        if self._failed:
+            return
+        if self._flying is not None:
+            self._overdue = True
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._overdue = False
+        commit = self._take()
+        commit.waiters, self._waiters = self._waiters, []
+        commit.first_at_s = self._first_at_s
+        self._pending_records = self._pending_bytes = 0
+        if commit.batches or commit.changes:
+            self._flying = commit
+            self._thread.submit(lambda: self._write(commit), self._back)
+        else:
+            self._durable(commit)
+            self._settle(commit)
+
+    async def drain(self) -> None:
+        """Wait until nothing is open or in flight, everybody who waited was told, or the log has failed."""
+        while not self._failed and (self._flying is not None or self._pending_records or self._waiters):
+            self._landed.clear()
+            self.start()
+            if self._flying is not None:
+                await self._landed.wait()
+
+    def fail(self) -> None:
+        """Tell everybody that nothing of theirs may be acknowledged; from now on nothing is."""
+        self._failed = True
+        waiters, self._waiters = self._waiters, []
+        if self._flying is not None:
+            waiters = self._flying.waiters + waiters
+        for waiter, token in waiters:
+            waiter.failed(token)
+        self._landed.set()
+
+    async def close(self) -> None:
+        """End the journal thread."""
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._thread.close()
+
+    def _enough(self) -> bool:
+        return (
+            self._pending_records >= self._settings.commit_records or self._pending_bytes >= self._settings.commit_bytes
+        )
+
+    def _timed_out(self) -> None:
+        self._timer = None
+        self.start()
+
+    def _back(self, _: None) -> None:
+        """The journal thread has synced the commit in flight."""
+        commit = self._flying
+        if self._failed or commit is None:
+            return  # `fail` has told its waiters already
+        self._flying = None
+        self._stats.durable_records += commit.records
+        self._durable(commit)
+        self._settle(commit)
+        if self._overdue or self._enough():
+            self.start()
+        self._landed.set()
+
+    def _settle(self, commit: Commit) -> None:
+        """Tell everybody who waited, and let those read on who had to stop."""
+        for waiter, token in commit.waiters:
+            waiter.committed(token)
+        if commit.records:
+            self._stats.acknowledged(commit.records, self._loop.time() - commit.first_at_s)
+        self.congested = False
+        if self._resume:
+            resume, self._resume = self._resume, []
+            for call in resume:
+                call()

@@ -1,0 +1,477 @@
+"""The embedded log: group commit into a journal, segments behind it.
+
+Three threads, one direction:
+
+    event loop                         journal thread                segment thread
+    listeners append to open batches;
+    a commit takes them           -->  one entry: write, sync   -->  (handed on by the loop)
+    acknowledge                   <--                                flush: segments, tables, windows,
+                                                                     checkpoint, watermarks, doorbell
+
+Segments are flushed at commit boundaries, so a flush never holds a record that is not durable yet; the checkpoint
+moves only over what is synced in segments and table snapshots. When a disk operation fails the log fails as a whole:
+nothing more is acknowledged, and the process is expected to stop and recover.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from commitlog.base import MAX_TOPIC_NAME_CHARS, ClosedWindow, NewRecord, Position, TableChange, TopicInfo
+from commitlog.behind import Flush, SegmentWriter
+from commitlog.commit import Commit, GroupCommit
+from commitlog.doorbell import Doorbell
+from commitlog.files import PartitionFiles
+from commitlog.journal import Change, Journal, JournalBatch, encode_body
+from commitlog.partition import Partition, TakenBatch
+from commitlog.partitioner import partition_for_key
+from commitlog.recovery import Recovered, RecoveryReport, recover, start_journal
+from commitlog.settings import LogSettings
+from commitlog.stats import LogStats
+from commitlog.storage import Storage
+from commitlog.tables import LiveTables
+from commitlog.watermarks import HEARTBEAT_MS, WatermarkWriter
+from commitlog.windows import WINDOWS_TABLE, OpenWindow, last_window, window_change
+from core.clock import Clock
+from core.errors import BadRequestError, NotFoundError, UnavailableError
+from core.threads import SerialThread
+
+LOG_DIR: Final = "log"
+RUN_DIR: Final = "run"
+_TOPIC_NAME: Final = re.compile(rf"[a-zA-Z0-9._-]{{1,{MAX_TOPIC_NAME_CHARS}}}\Z")
+_RECORD_OVERHEAD_BYTES: Final = 64  # generous: what a record takes in a batch beyond its key and value
+
+
+@dataclass(slots=True)
+class _Topic:
+    info: TopicInfo
+    partitions: list[Partition]
+    window: OpenWindow
+    bytes_since_roll: int = 0
+
+
+_Roll = tuple[str, str, asyncio.Future[ClosedWindow | None]]
+
+
+class EmbeddedLog:
+    """`Log` and `Appender` on this box's disk. All methods are called on one event loop."""
+
+    def __init__(
+        self,
+        recovered: Recovered,
+        journal: Journal,
+        data_dir: Path,
+        settings: LogSettings,
+        clock: Clock,
+        storage: Storage,
+        on_failure: Callable[[Exception], None],
+    ) -> None:
+        """Use `open`."""
+        self.report: RecoveryReport = recovered.report
+        self.boot_id = secrets.token_hex(16)
+        self.stats = LogStats()
+        self._settings = settings
+        self._clock = clock
+        self._on_failure = on_failure
+        self._loop = asyncio.get_running_loop()
+        self._journal = journal
+        self._leader_epoch = recovered.leader_epoch
+        self._tables = LiveTables(recovered.tables.decoded())
+        self._last_ms = recovered.last_timestamp_ms
+        self._failed: Exception | None = None
+        self._closed = False
+        self._creating = asyncio.Lock()
+        self._topics: dict[str, _Topic] = {}
+        self._opened: list[Partition] = []
+        self._changes: list[Change] = []
+        self._rolls: list[_Roll] = []
+        self._unflushed: set[Partition] = set()
+        self._unflushed_changes: list[Change] = []
+        self._last_flush_s = self._loop.time()
+        self._flush_timer: asyncio.TimerHandle | None = None
+        self._commits = GroupCommit(
+            settings,
+            self.stats,
+            take=self._take,
+            write=self._write,
+            durable=self._durable,
+            on_error=self._fail,
+        )
+        self.appended = self._commits.appended  # bound directly: called once per chunk by every listener
+        self.when_clear = self._commits.when_clear
+        self._segment_thread = SerialThread("segments", self._fail)
+        run_dir = data_dir / RUN_DIR
+        self._capacity = max(settings.max_topics * max(settings.partitions, 8), len(recovered.files))
+        self._marks = WatermarkWriter(run_dir, boot_id=bytes.fromhex(self.boot_id), capacity=self._capacity)
+        self._segments = SegmentWriter(
+            storage,
+            data_dir / LOG_DIR,
+            settings,
+            clock,
+            journal=journal,
+            recovered=recovered,
+            marks=self._marks,
+            doorbell=Doorbell(run_dir),
+        )
+        self._adopt(recovered.files)
+        self._segments.publish_all()
+        self._beat_timer = self._loop.call_soon(self._beat)
+
+    @classmethod
+    async def open(
+        cls,
+        data_dir: Path,
+        settings: LogSettings,
+        *,
+        clock: Clock,
+        storage: Storage,
+        on_failure: Callable[[Exception], None],
+    ) -> EmbeddedLog:
+        """Recover what is there and be ready to append.
+
+        `on_failure` is called once when the disk failed under a running log; the owner then closes its sessions and
+        ends the process. Raises OSError when the disk fails now.
+        """
+        log_dir = data_dir / LOG_DIR
+        storage.make_dir(data_dir / RUN_DIR)
+        recovered = await asyncio.to_thread(recover, storage, log_dir, settings)
+        journal = await asyncio.to_thread(start_journal, storage, log_dir, settings, recovered)
+        return cls(recovered, journal, data_dir, settings, clock, storage, on_failure)
+
+    async def close(self) -> None:
+        """Commit and flush what is open, checkpoint as closed in order, release everything."""
+        if self._closed:
+            return
+        await self._commits.drain()
+        self._closed = True
+        self._beat_timer.cancel()
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
+        if self._failed is None:
+            self._flush_now()
+            self._segment_thread.submit(self._segments.close)
+        await self._commits.close()
+        await self._segment_thread.close()
+        if self._failed is not None:
+            self._segments.abandon()
+        self._journal.close()
+
+    async def drain(self) -> None:
+        """Wait until everything appended so far is durable and its waiters have been told (or the log failed)."""
+        await self._commits.drain()
+
+    # -- Appender: the hot path (`appended` and `when_clear` are the group commit's own)
+
+    @property
+    def congested(self) -> bool:
+        """See `Appender.congested`."""
+        return self._commits.congested
+
+    def partitions(self, topic: str) -> Sequence[Partition]:
+        """See `Appender.partitions`."""
+        return self._topic(topic).partitions
+
+    def now_ms(self) -> int:
+        """See `Appender.now_ms`."""
+        now = self._clock.time_ms()
+        if now < self._last_ms:
+            return self._last_ms
+        self._last_ms = now
+        return now
+
+    # -- Log
+
+    async def create_topic(self, name: str, partitions: int | None = None) -> TopicInfo:
+        """See `Log.create_topic`."""
+        self._check()
+        async with self._creating:  # a topic is known only once its directories are durable
+            known = self._topics.get(name)
+            if known is not None:
+                return known.info
+            count = self._settings.partitions if partitions is None else partitions
+            self._check_new_topic(name, count)
+            info = TopicInfo(name=name, topic_id=secrets.token_hex(16), partitions=count)
+            await self._segment_thread.run(lambda: self._segments.create_topic(info))
+            self._add_topic(info, [0] * count, [0] * count)
+            return info
+
+    async def append(self, records: Sequence[NewRecord], changes: Sequence[TableChange] = ()) -> Sequence[Position]:
+        """See `Log.append`."""
+        size = sum(len(r.value) + len(r.key or b"") for r in records)
+        size += _RECORD_OVERHEAD_BYTES * (len(records) + len(changes))
+        limit = self._settings.pending_bytes // 4
+        if size > limit:
+            raise BadRequestError(
+                f"{size} bytes in one append, the limit is {limit}",
+                mend="append in smaller pieces, or raise log.pending_bytes and log.journal_size",
+            )
+        targets = [self._target(record) for record in records]
+        while self.congested:
+            await self._clear()
+        self._check()
+        now = self.now_ms()
+        positions = [
+            Position(
+                topic=record.topic,
+                partition=target.index,
+                offset=target.append(now, record.key, record.value, list(record.headers)),
+            )
+            for record, target in zip(records, targets, strict=True)
+        ]
+        for change in changes:
+            self._change((change.table, change.key, change.value))
+        waiter = _FutureWaiter(self._loop.create_future())
+        self.appended(max(1, len(records)), size, waiter)
+        await waiter.future
+        return positions
+
+    async def _clear(self) -> None:
+        """Wait until the log is no longer congested."""
+        clear: asyncio.Future[None] = self._loop.create_future()
+        self.when_clear(lambda: None if clear.done() else clear.set_result(None))
+        await clear
+
+    async def rows(self, table: str) -> Mapping[str, Any]:
+        """See `Log.rows`."""
+        return dict(self._tables.rows(table))
+
+    async def roll(self, topic: str, reason: str) -> ClosedWindow | None:
+        """See `Log.roll`."""
+        self._check()
+        self._topic(topic)
+        rolled: asyncio.Future[ClosedWindow | None] = self._loop.create_future()
+        self._rolls.append((topic, reason, rolled))
+        self._commits.start()
+        return await rolled
+
+    # -- what others want to know
+
+    def topics(self) -> Sequence[TopicInfo]:
+        """Every topic."""
+        return [topic.info for topic in self._topics.values()]
+
+    def bytes_since_roll(self, topic: str) -> int:
+        """About how many bytes a topic has taken in since its last window closed."""
+        return self._topic(topic).bytes_since_roll
+
+    @property
+    def journal_bytes_written(self) -> int:
+        """Bytes written to the journal since the start."""
+        return self._journal.bytes_written
+
+    @property
+    def segment_bytes_written(self) -> int:
+        """Bytes written to segments since the start."""
+        return self._segments.bytes_written
+
+    @property
+    def checkpoints(self) -> int:
+        """Checkpoints since the start."""
+        return self._segments.checkpoints
+
+    # -- committing
+
+    def _take(self) -> Commit:
+        """Everything open, and the flush if one is due, ending where this commit ends."""
+        batches = [partition.take_journal_batch() for partition in self._opened]
+        self._unflushed.update(self._opened)
+        self._opened.clear()
+        windows, answer = self._close_windows()
+        changes, self._changes = self._changes, []
+        self._unflushed_changes.extend(changes)
+        flush = self._take_flush(windows) if windows or self._flush_due() else None
+        return Commit(
+            batches=batches,
+            changes=changes,
+            flush=flush,
+            after_flush=answer,
+            records=sum(batch.count for batch in batches),
+        )
+
+    def _write(self, commit: Commit) -> None:
+        """In the journal thread: one entry, one sync."""
+        batches = [
+            JournalBatch(taken.partition.topic_id, taken.partition.index, taken.build(self._leader_epoch))
+            for taken in commit.batches
+        ]
+        body = encode_body(batches, commit.changes)
+        if not self._journal.fits(len(body)):
+            self.stats.journal_waits += 1
+            self._journal.wait_for_room(len(body))
+        started_s = time.perf_counter()
+        self._journal.write(body)
+        self.stats.commit_written(time.perf_counter() - started_s)
+
+    def _durable(self, commit: Commit) -> None:
+        """The commit is in the journal: its flush may be written behind it."""
+        if commit.flush is not None:
+            flush = commit.flush
+            flush.reaches(self._journal)
+            self._segment_thread.submit(lambda: self._segments.flush(flush), lambda _: commit.after_flush())
+        if self._rolls:
+            self._loop.call_soon(self._commits.start)
+        if (self._unflushed or self._unflushed_changes) and self._flush_timer is None:
+            delay_s = self._settings.flush_interval_ms / 1000
+            self._flush_timer = self._loop.call_later(delay_s, self._flush_timed_out)
+
+    def _close_windows(self) -> tuple[list[ClosedWindow], Callable[[], None]]:
+        """Carry out the rolls that were asked for: each topic's open window ends at its next offsets."""
+        windows: list[ClosedWindow] = []
+        answers: list[tuple[asyncio.Future[ClosedWindow | None], ClosedWindow | None]] = []
+        rolls, self._rolls = self._rolls, []
+        for name, reason, future in rolls:
+            topic = self._topics[name]
+            window = topic.window.close([p.next_offset for p in topic.partitions], self.now_ms(), reason)
+            if window is None:
+                _answer([(future, None)])
+                continue
+            topic.bytes_since_roll = 0
+            self._change(window_change(window))
+            windows.append(window)
+            answers.append((future, window))
+        return windows, lambda: _answer(answers)
+
+    # -- flushing
+
+    def _flush_due(self) -> bool:
+        if self._loop.time() - self._last_flush_s >= self._settings.flush_interval_ms / 1000:
+            return True
+        if self._journal.used >= self._settings.checkpoint_bytes:
+            return True
+        return any(p.segment_batch_bytes >= self._settings.flush_bytes for p in self._unflushed)
+
+    def _take_flush(self, windows: Sequence[ClosedWindow]) -> Flush:
+        """Everything since the last flush; only right while no commit is open."""
+        batches: list[TakenBatch] = []
+        for partition in self._unflushed:
+            if partition.segment_batch_count:
+                self._topics[partition.topic].bytes_since_roll += partition.segment_batch_bytes
+                batches.append(partition.take_segment_batch())
+        self._unflushed.clear()
+        changes, self._unflushed_changes = self._unflushed_changes, []
+        self._last_flush_s = self._loop.time()
+        return Flush(batches=batches, changes=changes, windows=windows, last_timestamp_ms=self._last_ms)
+
+    def _flush_timed_out(self) -> None:
+        self._flush_timer = None
+        if not self._commits.in_flight and not self._opened and not self._changes:
+            self._flush_now()
+        # Otherwise a commit is open or in flight: the next one finds that a flush is due and takes it along.
+
+    def _flush_now(self) -> None:
+        """Flush what is committed but not yet in segments, while nothing is open."""
+        if self._unflushed or self._unflushed_changes:
+            flush = self._take_flush(())
+            flush.reaches(self._journal)
+            self._segment_thread.submit(lambda: self._segments.flush(flush))
+
+    def _beat(self) -> None:
+        """Every half second: say that the log lives, and let a checkpoint happen that is due while nothing arrives."""
+        self._marks.beat(self._clock.monotonic_ms())
+        if self._failed is None:
+            self._segment_thread.submit(self._segments.checkpoint_if_due)
+        self._beat_timer = self._loop.call_later(HEARTBEAT_MS / 1000, self._beat)
+
+    # -- failing
+
+    def _fail(self, error: Exception) -> None:
+        """A thread's work failed: acknowledge nothing more, ever."""
+        if self._failed is not None:
+            return
+        self._failed = error
+        self._commits.fail()
+        self._journal.give_up()
+        for _, _, future in self._rolls:
+            if not future.done():
+                future.set_exception(self._unavailable())
+        self._on_failure(error)
+
+    def _unavailable(self) -> UnavailableError:
+        return UnavailableError(f"the log has failed: {self._failed!r}", mend="the edge process restarts and recovers")
+
+    def _check(self) -> None:
+        if self._failed is not None:
+            raise self._unavailable()
+        if self._closed:
+            raise UnavailableError("the log is closed")
+
+    # -- topics and tables
+
+    def _topic(self, name: str) -> _Topic:
+        topic = self._topics.get(name)
+        if topic is None:
+            raise NotFoundError(f"there is no topic {name!r}", mend=f"one of {', '.join(sorted(self._topics))}")
+        return topic
+
+    def _check_new_topic(self, name: str, partitions: int) -> None:
+        if not _TOPIC_NAME.match(name) or name in (".", ".."):
+            raise BadRequestError(f"{name!r} is not a topic name", mend="1 to 249 of: letters, digits, `.`, `_`, `-`")
+        if partitions < 1:
+            raise BadRequestError(f"topic {name!r} with {partitions} partitions", mend="one or more")
+        have = sum(len(topic.partitions) for topic in self._topics.values())
+        if len(self._topics) >= self._settings.max_topics or have + partitions > self._capacity:
+            raise BadRequestError(
+                f"there are {len(self._topics)} topics with {have} partitions; there is no room for {name!r}",
+                mend="raise log.max_topics",
+            )
+
+    def _adopt(self, recovered: Sequence[PartitionFiles]) -> None:
+        """Take over the topics that recovery found."""
+        groups: dict[str, list[PartitionFiles]] = {}
+        for files in recovered:
+            groups.setdefault(files.topic.name, []).append(files)
+        for group in groups.values():
+            self._add_topic(group[0].topic, [f.next_offset for f in group], [f.log_start for f in group])
+
+    def _add_topic(self, info: TopicInfo, next_offsets: Sequence[int], log_starts: Sequence[int]) -> None:
+        topic_id = bytes.fromhex(info.topic_id)
+        before = last_window(self._tables.rows(WINDOWS_TABLE), info.topic_id)
+        self._topics[info.name] = _Topic(
+            info,
+            [Partition(info.name, topic_id, p, offset, self._opened) for p, offset in enumerate(next_offsets)],
+            OpenWindow(info, before, log_starts, self.now_ms()),
+        )
+
+    def _target(self, record: NewRecord) -> Partition:
+        partitions = self._topic(record.topic).partitions
+        if record.partition is None:
+            return partitions[partition_for_key(record.key, len(partitions))]
+        if not 0 <= record.partition < len(partitions):
+            raise NotFoundError(f"topic {record.topic!r} has no partition {record.partition}")
+        return partitions[record.partition]
+
+    def _change(self, change: Change) -> None:
+        self._tables.apply(change)
+        self._changes.append(change)
+
+
+class _FutureWaiter:
+    """A waiter for code that awaits."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, future: asyncio.Future[None]) -> None:
+        self.future = future
+
+    def committed(self, token: Any) -> None:
+        """See `Waiter.committed`."""
+        if not self.future.done():
+            self.future.set_result(None)
+
+    def failed(self, token: Any) -> None:
+        """See `Waiter.failed`."""
+        if not self.future.done():
+            self.future.set_exception(UnavailableError("the log failed before this was durable"))
+
+
+def _answer(answers: Sequence[tuple[asyncio.Future[ClosedWindow | None], ClosedWindow | None]]) -> None:
+    for future, window in answers:
+        if not future.done():
+            future.set_result(window)

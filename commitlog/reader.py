@@ -1,0 +1,262 @@
+"""Reading the embedded log's files, from any process.
+
+A reader opens segment files read-only and knows from the watermark map how far it may look. It never locks and never
+writes. It may be far behind: it reads from disk, in slices, and costs the writer nothing but page cache. A segment that
+is deleted under it was renamed first, so what is open stays readable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from commitlog.base import ClosedWindow, Gap, Record, Slice, TopicInfo, Watermark, WriterState
+from commitlog.batch import HEADER_BYTES, BatchHeader, CorruptBatchError, RawBatch, check_crc, parse_header
+from commitlog.checkpoint import read_checkpoint
+from commitlog.doorbell import DoorbellWaiter
+from commitlog.embedded import LOG_DIR, RUN_DIR
+from commitlog.gaps import DAMAGED, EXPIRED, MISSING
+from commitlog.index import offset_entries, position_for, relative_offset_for_time, time_entries
+from commitlog.segment import INDEX_SUFFIX, TIMEINDEX_SUFFIX, base_offsets, segment_path
+from commitlog.storage import Storage, StorageFile, SystemStorage, partition_dir_name, read_whole
+from commitlog.tables import TABLES_DIR, read_snapshot, unpack
+from commitlog.watermarks import WatermarkMap
+from commitlog.windows import WINDOWS_TABLE, window_from_row
+from core.clock import Clock, SystemClock
+from core.errors import NotFoundError, UnavailableError
+
+_SNAPSHOT_TRIES: Final = 5  # a checkpoint may replace a snapshot between reading its name and opening it
+
+
+@dataclass(slots=True)
+class _Cursor:
+    """Where the last read of a partition ended: the next one goes on there without a look at the index."""
+
+    base_offset: int
+    file: StorageFile
+    offset: int
+    position: int
+
+
+class FileLogReader:
+    """`LogReader` over `<data>`. Not to be shared between threads."""
+
+    def __init__(self, data_dir: Path, *, storage: Storage | None = None, clock: Clock | None = None) -> None:
+        self._log_dir = data_dir / LOG_DIR
+        self._storage = storage or SystemStorage()
+        self._clock = clock or SystemClock()
+        self._marks = WatermarkMap(data_dir / RUN_DIR)
+        self._doorbell = DoorbellWaiter(data_dir / RUN_DIR)
+        self._cursors: dict[tuple[str, int], _Cursor] = {}
+        self._seen = (0, 0, 0)
+        self._windows_from = ""
+        self._windows: dict[str, list[ClosedWindow]] = {}
+
+    # -- LogReader
+
+    def topics(self) -> Mapping[str, TopicInfo]:
+        """See `LogReader.topics`."""
+        return self._marks.read().topics
+
+    def watermarks(self, topic: str) -> Sequence[Watermark]:
+        """See `LogReader.watermarks`."""
+        marks = self._marks.read().watermarks.get(topic)
+        if marks is None:
+            raise NotFoundError(f"there is no topic {topic!r}")
+        return marks
+
+    def read(self, topic: str, partition: int, offset: int, *, max_bytes: int = 1 << 20) -> Slice:
+        """See `LogReader.read`."""
+        mark = self._watermark(topic, partition)
+        gaps: list[Gap] = []
+        if offset < mark.start:
+            gaps.append(Gap(first=offset, next=mark.start, reason=EXPIRED))
+            offset = mark.start
+        records: list[Record] = []
+        room = max_bytes
+        while offset < mark.high and room > 0:
+            batch = self._next_batch(topic, partition, offset, mark.high, gaps)
+            if batch is None:
+                break
+            found = [r for r in batch.records() if offset <= r.offset < mark.high]
+            if found and found[0].offset > offset:
+                gaps.append(Gap(first=offset, next=found[0].offset, reason=MISSING))
+            records.extend(found)
+            offset = min(batch.header.last_offset + 1, mark.high)
+            room -= batch.header.size_bytes
+        if gaps and gaps[-1].next > offset:
+            offset = gaps[-1].next
+        return Slice(records=records, next_offset=offset, gaps=gaps)
+
+    def offset_for_time(self, topic: str, partition: int, timestamp_ms: int) -> int:
+        """See `LogReader.offset_for_time`."""
+        mark = self._watermark(topic, partition)
+        directory = self._directory(topic, partition)
+        offset = mark.start
+        for base in base_offsets(self._storage, directory):
+            # A segment's last time entry bounds all its records, except in the active one, which is walked.
+            entries = time_entries(self._index(directory, base, TIMEINDEX_SUFFIX))
+            if entries:
+                offset = max(offset, base + relative_offset_for_time(entries, timestamp_ms))
+        while offset < mark.high:
+            batch = self._next_batch(topic, partition, offset, mark.high, [])
+            if batch is None:
+                break
+            if batch.header.max_timestamp_ms >= timestamp_ms:
+                for record in batch.records():
+                    if record.timestamp >= timestamp_ms and record.offset >= offset:
+                        return min(record.offset, mark.high)
+            offset = batch.header.last_offset + 1
+        return mark.high
+
+    def windows(self, topic: str, *, after: int = -1) -> Sequence[ClosedWindow]:
+        """See `LogReader.windows`."""
+        self._load_windows()
+        info = self.topics().get(topic)
+        if info is None:
+            raise NotFoundError(f"there is no topic {topic!r}")
+        return [window for window in self._windows.get(info.topic_id, ()) if window.number > after]
+
+    def wait(self, timeout_s: float) -> bool:
+        """See `LogReader.wait`."""
+        deadline_ms = self._clock.monotonic_ms() + round(timeout_s * 1000)
+        while True:
+            self._doorbell.connect()
+            changes = self._marks.changes()
+            if changes != self._seen:
+                self._seen = changes
+                return True
+            left_ms = deadline_ms - self._clock.monotonic_ms()
+            if left_ms <= 0:
+                return False
+            self._doorbell.wait(left_ms / 1000)
+
+    def writer_state(self) -> WriterState:
+        """See `LogReader.writer_state`."""
+        return WriterState.LIVE if self._marks.is_live(self._clock.monotonic_ms()) else WriterState.STALE
+
+    def close(self) -> None:
+        """See `LogReader.close`."""
+        for cursor in self._cursors.values():
+            cursor.file.close()
+        self._cursors.clear()
+        self._marks.close()
+        self._doorbell.close()
+
+    # -- segments
+
+    def _watermark(self, topic: str, partition: int) -> Watermark:
+        marks = self.watermarks(topic)
+        if not 0 <= partition < len(marks):
+            raise NotFoundError(f"topic {topic!r} has no partition {partition}")
+        return marks[partition]
+
+    def _directory(self, topic: str, partition: int) -> Path:
+        return self._log_dir / partition_dir_name(topic, partition)
+
+    def _next_batch(self, topic: str, partition: int, offset: int, high: int, gaps: list[Gap]) -> RawBatch | None:
+        """The first whole batch that ends at or after `offset`; damaged stretches on the way go to `gaps`.
+
+        None when nothing readable is there (yet): the map of a dead writer may promise more than its files hold.
+        """
+        cursor = self._cursor(topic, partition, offset)
+        while cursor is not None:
+            header = self._header_at(cursor)
+            if header is None:
+                cursor = self._following(topic, partition, cursor, gaps)
+                continue
+            data = cursor.file.read(header.size_bytes, cursor.position)
+            if len(data) < header.size_bytes:
+                return None
+            cursor.position += header.size_bytes
+            cursor.offset = header.last_offset + 1
+            if header.last_offset < offset:
+                continue
+            if header.base_offset >= high:
+                return None
+            if check_crc(data, header):
+                return RawBatch(header, data)
+            gaps.append(Gap(first=max(offset, header.base_offset), next=header.last_offset + 1, reason=DAMAGED))
+            offset = header.last_offset + 1
+        return None
+
+    def _header_at(self, cursor: _Cursor) -> BatchHeader | None:
+        """The header at the cursor; None at the end of the segment, or where its bytes make no sense."""
+        try:
+            return parse_header(cursor.file.read(HEADER_BYTES, cursor.position))
+        except CorruptBatchError:
+            return None
+
+    def _cursor(self, topic: str, partition: int, offset: int) -> _Cursor | None:
+        """A cursor at or before `offset`: the one the last read left, or one found through the index."""
+        cursor = self._cursors.get((topic, partition))
+        if cursor is not None and cursor.offset == offset:
+            return cursor
+        directory = self._directory(topic, partition)
+        below = [base for base in base_offsets(self._storage, directory) if base <= offset]
+        bases = below[-1:] or base_offsets(self._storage, directory)[:1]
+        if not bases:
+            return None
+        entries = offset_entries(self._index(directory, bases[0], INDEX_SUFFIX))
+        return self._open_cursor(topic, partition, bases[0], offset, position_for(entries, offset - bases[0]))
+
+    def _following(self, topic: str, partition: int, cursor: _Cursor, gaps: list[Gap]) -> _Cursor | None:
+        """A cursor at the start of the next segment; None when this is the last one."""
+        directory = self._directory(topic, partition)
+        above = [base for base in base_offsets(self._storage, directory) if base > cursor.base_offset]
+        if not above:
+            return None
+        if above[0] > cursor.offset:
+            gaps.append(Gap(first=cursor.offset, next=above[0], reason=MISSING))
+        return self._open_cursor(topic, partition, above[0], above[0], 0)
+
+    def _open_cursor(self, topic: str, partition: int, base: int, offset: int, position: int) -> _Cursor | None:
+        cursor = self._cursors.pop((topic, partition), None)
+        if cursor is not None and cursor.base_offset == base:
+            file = cursor.file
+        else:
+            if cursor is not None:
+                cursor.file.close()
+            try:
+                file = self._storage.open_read(segment_path(self._directory(topic, partition), base))
+            except FileNotFoundError:
+                return None  # expired between looking and opening; the next read sees the new log start
+        opened = _Cursor(base, file, offset, position)
+        self._cursors[(topic, partition)] = opened
+        return opened
+
+    def _index(self, directory: Path, base: int, suffix: str) -> bytes:
+        try:
+            return read_whole(self._storage, segment_path(directory, base, suffix))
+        except FileNotFoundError:
+            return b""
+
+    # -- windows
+
+    def _load_windows(self) -> None:
+        """Read the snapshot of the `windows` table that the newest checkpoint names, unless it is the one at hand."""
+        for _ in range(_SNAPSHOT_TRIES):
+            checkpoint = read_checkpoint(self._storage, self._log_dir)
+            name = checkpoint.tables.get(WINDOWS_TABLE, "") if checkpoint else ""
+            if name == self._windows_from:
+                return
+            try:
+                rows = read_snapshot(self._storage, self._log_dir / TABLES_DIR / name)
+            except FileNotFoundError:
+                continue
+            self._windows = _windows_by_topic(unpack(row) for row in rows.values())
+            self._windows_from = name
+            return
+        raise UnavailableError("the windows table changes faster than it can be read", where=str(self._log_dir))
+
+
+def _windows_by_topic(rows: Iterator[Any]) -> dict[str, list[ClosedWindow]]:
+    windows: dict[str, list[ClosedWindow]] = {}
+    for row in rows:
+        window = window_from_row(row)
+        windows.setdefault(window.topic_id, []).append(window)
+    for group in windows.values():
+        group.sort(key=lambda window: window.number)
+    return windows

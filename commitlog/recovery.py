@@ -1,0 +1,332 @@
+"""Recovery: from whatever is on disk to a log that can be appended to.
+
+One function, numbered passes. Segment data is the truth; the journal says what was acknowledged after the checkpoint;
+indexes are made again where they cannot be trusted. The work is linear in the bytes since the last checkpoint. What was
+cut is in the report, never silent. Nothing is accepted before the last pass is done, and a crash in the middle of any
+pass is followed by the same recovery again: the old journal stays as it is until the new checkpoint stands.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from commitlog.base import TopicInfo
+from commitlog.batch import CorruptBatchError, RawBatch, parse_header, rebuild_from
+from commitlog.checkpoint import Checkpoint, CheckpointError, PartitionPoint, read_checkpoint, write_checkpoint
+from commitlog.files import PartitionFiles
+from commitlog.journal import Journal, JournalBatch, JournalEntry, preallocate, read_entries
+from commitlog.metadata import read_metadata, write_metadata
+from commitlog.segment import Segment, base_offsets
+from commitlog.settings import LogSettings
+from commitlog.storage import TEMPORARY_SUFFIX, Storage, parse_partition_dir_name, partition_dir_name
+from commitlog.tables import TABLES_DIR, CommittedTables, SnapshotError, remove_unnamed_snapshots
+
+JOURNAL_NAME: Final = "journal"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """Bytes or offsets of one partition that recovery could not keep."""
+
+    topic: str
+    partition: int
+    first: int
+    next: int
+    reason: str
+
+
+@dataclass(slots=True, kw_only=True)
+class RecoveryReport:
+    """What recovery found and did; logged at every start."""
+
+    clean: bool = True
+    entries_replayed: int = 0
+    records_replayed: int = 0
+    cuts: list[Cut] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    duration_s: float = 0.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Recovered:
+    """A log at rest: every partition's files at their valid end, tables, and the numbers to go on from."""
+
+    files: list[PartitionFiles]
+    tables: CommittedTables
+    leader_epoch: int
+    last_timestamp_ms: int
+    next_sequence: int
+    journal_id: int
+    report: RecoveryReport
+
+
+def recover(storage: Storage, log_dir: Path, settings: LogSettings) -> Recovered:
+    """Bring the log back. Raises OSError when the disk itself refuses."""
+    started = time.monotonic()
+    report = RecoveryReport()
+    storage.make_dir(log_dir / TABLES_DIR)
+    # 1. The checkpoint: from where to look.
+    checkpoint = _checkpoint(storage, log_dir, report)
+    # 2. Leftovers of writes that a crash interrupted.
+    _remove_leftovers(storage, log_dir)
+    remove_unnamed_snapshots(storage, log_dir, list(checkpoint.tables.values()) if checkpoint else [])
+    # 3. State tables as of the checkpoint.
+    tables = _tables(storage, log_dir, checkpoint, report)
+    # 4. Each partition's files up to their valid end.
+    files = _partitions(storage, log_dir, settings, checkpoint, report)
+    last_timestamp_ms = max([checkpoint.last_timestamp_ms if checkpoint else 0, *(f.newest_ms for f in files)])
+    # 5. What the journal holds beyond that: acknowledged, but not yet in segments.
+    next_sequence, newest_ms = _replay(storage, log_dir, checkpoint, files, tables, report)
+    # 6. Make it durable where it stands now.
+    for recovered in files:
+        recovered.files.sync()
+    report.clean = checkpoint is None or (checkpoint.clean and not report.entries_replayed and not report.cuts)
+    report.duration_s = time.monotonic() - started
+    epoch = checkpoint.leader_epoch if checkpoint else 0
+    return Recovered(
+        files=[recovered.files for recovered in files],
+        tables=tables,
+        leader_epoch=epoch if report.clean else epoch + 1,
+        last_timestamp_ms=max(last_timestamp_ms, newest_ms),
+        next_sequence=next_sequence,
+        journal_id=secrets.randbits(64),
+        report=report,
+    )
+
+
+def start_journal(storage: Storage, log_dir: Path, settings: LogSettings, recovered: Recovered) -> Journal:
+    """Move the checkpoint past everything recovered, then open the journal anew under the new id.
+
+    In this order: should a crash come between, the old journal is no longer needed. Raises OSError.
+    """
+    recovered.tables.write_snapshots(storage, log_dir / TABLES_DIR, recovered.next_sequence)
+    checkpoint = Checkpoint(
+        journal_id=recovered.journal_id,
+        journal_size=settings.journal_size_bytes,
+        journal_position=0,
+        next_sequence=recovered.next_sequence,
+        leader_epoch=recovered.leader_epoch,
+        last_timestamp_ms=recovered.last_timestamp_ms,
+        clean=False,
+        partitions=[files.point() for files in recovered.files],
+        tables=dict(recovered.tables.snapshots),
+    )
+    write_checkpoint(storage, log_dir, checkpoint)
+    size = settings.journal_size_bytes
+    file = preallocate(storage, log_dir / JOURNAL_NAME, size)
+    return Journal(file, size=size, journal_id=recovered.journal_id, sequence=recovered.next_sequence)
+
+
+def _checkpoint(storage: Storage, log_dir: Path, report: RecoveryReport) -> Checkpoint | None:
+    try:
+        return read_checkpoint(storage, log_dir)
+    except CheckpointError as error:
+        report.notes.append(f"{error}; every segment is walked, the journal cannot be replayed")
+        return None
+
+
+def _remove_leftovers(storage: Storage, log_dir: Path) -> None:
+    partitions = [log_dir / name for name in storage.names(log_dir) if parse_partition_dir_name(name)]
+    for directory in (log_dir, log_dir / TABLES_DIR, *partitions):
+        for name in storage.names(directory):
+            if name.endswith(TEMPORARY_SUFFIX):
+                storage.remove(directory / name)
+
+
+def _tables(storage: Storage, log_dir: Path, checkpoint: Checkpoint | None, report: RecoveryReport) -> CommittedTables:
+    tables = CommittedTables()
+    for table, name in (checkpoint.tables if checkpoint else {}).items():
+        try:
+            tables.load(storage, log_dir / TABLES_DIR, {table: name})
+        except (SnapshotError, FileNotFoundError) as error:
+            report.notes.append(f"state table {table!r} is lost: {error}")
+    return tables
+
+
+@dataclass(frozen=True, slots=True)
+class _RecoveredPartition:
+    files: PartitionFiles
+    newest_ms: int
+
+
+def _partitions(
+    storage: Storage, log_dir: Path, settings: LogSettings, checkpoint: Checkpoint | None, report: RecoveryReport
+) -> list[_RecoveredPartition]:
+    """Every partition that has a directory or stands in the checkpoint."""
+    points = {(p.topic, p.partition): p for p in (checkpoint.partitions if checkpoint else ())}
+    return [
+        _partition(storage, log_dir, settings, topic, index, points.get((topic.name, index)), report)
+        for topic in _topics(storage, log_dir, points, report)
+        for index in range(topic.partitions)
+    ]
+
+
+def _topics(
+    storage: Storage,
+    log_dir: Path,
+    points: Mapping[tuple[str, int], PartitionPoint],
+    report: RecoveryReport,
+) -> list[TopicInfo]:
+    """Topics by their directories and by the checkpoint; a half-made topic is completed."""
+    counts: dict[str, int] = {}
+    ids: dict[str, bytes] = {}
+    found = [parsed for name in storage.names(log_dir) if (parsed := parse_partition_dir_name(name)) is not None]
+    for topic, index in (*found, *points):
+        counts[topic] = max(counts.get(topic, 0), index + 1)
+        point = points.get((topic, index))
+        known = point.topic_id if point else read_metadata(storage, log_dir / partition_dir_name(topic, index))
+        if known is not None:
+            ids.setdefault(topic, known)
+    for topic in counts:
+        if topic not in ids:
+            ids[topic] = secrets.token_bytes(16)
+            report.notes.append(f"topic {topic!r} has lost its id and got a new one")
+    return [TopicInfo(name=name, topic_id=ids[name].hex(), partitions=counts[name]) for name in sorted(counts)]
+
+
+def _partition(
+    storage: Storage,
+    log_dir: Path,
+    settings: LogSettings,
+    topic: TopicInfo,
+    index: int,
+    point: PartitionPoint | None,
+    report: RecoveryReport,
+) -> _RecoveredPartition:
+    directory = log_dir / partition_dir_name(topic.name, index)
+    topic_id = bytes.fromhex(topic.topic_id)
+    if read_metadata(storage, directory) != topic_id:
+        storage.make_dir(directory)
+        write_metadata(storage, directory, topic_id)
+        storage.sync_dir(log_dir)
+    next_offset = point.next_offset if point else 0
+    newest_ms = 0
+    active: Segment | None = None
+    bases = base_offsets(storage, directory)
+    for base in [b for b in bases if point is None or b >= point.segment >= 0 or b >= point.next_offset]:
+        if active is not None:
+            active.seal()
+            active.sync()
+            active.close()
+        active = Segment(storage, directory, base)
+        next_offset, newest = _recover_segment(active, topic, index, point, next_offset, report)
+        newest_ms = max(newest_ms, newest)
+    files = PartitionFiles(
+        storage,
+        directory,
+        topic,
+        index,
+        log_start=min([*bases, next_offset]) if point is None else min(point.log_start, next_offset),
+        next_offset=next_offset,
+        active=active,
+        segment_size_bytes=settings.segment_size_bytes,
+    )
+    return _RecoveredPartition(files, newest_ms)
+
+
+def _recover_segment(
+    segment: Segment,
+    topic: TopicInfo,
+    index: int,
+    point: PartitionPoint | None,
+    next_offset: int,
+    report: RecoveryReport,
+) -> tuple[int, int]:
+    """Recover one segment; returns the partition's next offset and the newest timestamp met."""
+    known = point is not None and point.segment == segment.base_offset
+    sizes = (point.log_bytes, point.index_bytes, point.timeindex_bytes) if known and point is not None else None
+    had_bytes = segment.file_bytes
+    headers = segment.recover(sizes)
+    end = headers[-1].last_offset + 1 if headers else next_offset
+    if had_bytes > segment.log_bytes:
+        reason = f"{had_bytes - segment.log_bytes} bytes after the last whole batch of segment {segment.base_offset}"
+        report.cuts.append(Cut(topic=topic.name, partition=index, first=end, next=end, reason=reason))
+    if sizes is not None and segment.log_bytes < sizes[0]:
+        first = headers[-1].last_offset + 1 if headers else segment.base_offset
+        reason = f"segment {segment.base_offset} is shorter than when it was synced"
+        report.cuts.append(Cut(topic=topic.name, partition=index, first=first, next=next_offset, reason=reason))
+    return max(end, next_offset), headers[-1].max_timestamp_ms if headers else 0
+
+
+def _replay(
+    storage: Storage,
+    log_dir: Path,
+    checkpoint: Checkpoint | None,
+    partitions: Sequence[_RecoveredPartition],
+    tables: CommittedTables,
+    report: RecoveryReport,
+) -> tuple[int, int]:
+    """Apply the journal after the checkpoint; returns the next sequence and the newest timestamp replayed."""
+    if checkpoint is None:
+        return 1, 0
+    try:
+        file = storage.open_read(log_dir / JOURNAL_NAME)
+    except FileNotFoundError:
+        report.notes.append("the journal is missing: what was committed after the last checkpoint is lost")
+        return checkpoint.next_sequence, 0
+    by_id = {(bytes.fromhex(p.files.topic.topic_id), p.files.partition): p.files for p in partitions}
+    sequence, newest_ms = checkpoint.next_sequence, 0
+    try:
+        for entry in read_entries(
+            file,
+            size=checkpoint.journal_size,
+            journal_id=checkpoint.journal_id,
+            sequence=sequence,
+            position=checkpoint.journal_position,
+        ):
+            newest_ms = max(newest_ms, _replay_entry(entry, by_id, tables, report))
+            sequence = entry.sequence + 1
+            report.entries_replayed += 1
+    finally:
+        file.close()
+    return sequence, newest_ms
+
+
+def _replay_entry(
+    entry: JournalEntry,
+    by_id: Mapping[tuple[bytes, int], PartitionFiles],
+    tables: CommittedTables,
+    report: RecoveryReport,
+) -> int:
+    """Put an entry's batches into segments unless they are there already; returns the newest timestamp."""
+    newest_ms = 0
+    for batch in entry.batches:
+        files = by_id.get((batch.topic_id, batch.partition))
+        if files is None:
+            report.notes.append(
+                f"journal entry {entry.sequence} names a partition that is not there: {batch.partition}"
+            )
+            continue
+        newest_ms = max(newest_ms, _replay_batch(batch, files, report))
+    tables.apply(entry.changes)
+    return newest_ms
+
+
+def _replay_batch(batch: JournalBatch, files: PartitionFiles, report: RecoveryReport) -> int:
+    data = bytes(batch.data)
+    header = parse_header(data)
+    if header is None:
+        raise CorruptBatchError("a journal entry with a valid CRC holds a batch that is cut off")
+    if header.last_offset < files.next_offset:
+        return header.max_timestamp_ms
+    if header.base_offset < files.next_offset:
+        cut = rebuild_from(RawBatch(header, data), files.next_offset, header.leader_epoch)
+        header, data = cut.header, cut.data
+    if header.base_offset > files.next_offset:
+        report.cuts.append(
+            Cut(
+                topic=files.topic.name,
+                partition=files.partition,
+                first=files.next_offset,
+                next=header.base_offset,
+                reason="missing from the segments and older than the journal",
+            )
+        )
+    files.append(data, header.base_offset, header.last_offset - header.base_offset + 1, header.max_timestamp_ms)
+    report.records_replayed += header.record_count
+    return header.max_timestamp_ms

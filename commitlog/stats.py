@@ -1,0 +1,35 @@
+"""What the log counts about itself: once per commit, never per message."""
+
+from __future__ import annotations
+
+from core.histogram import Histogram
+
+ACK_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+SYNC_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+
+class LogStats:
+    """Counters of one process's life. Written by the loop, except where a method says the journal thread."""
+
+    def __init__(self) -> None:
+        self.commits = 0
+        self.acked_records = 0
+        self.durable_records = 0
+        self.journal_waits = 0
+        self.ack_latency_s = Histogram(ACK_BUCKETS_S)
+        self.sync_s = Histogram(SYNC_BUCKETS_S)
+
+    def acknowledged(self, records: int, latency_s: float) -> None:
+        """A commit's waiters were told. Each of its records counts with the latency of the oldest: an upper bound."""
+        self.acked_records += records
+        self.ack_latency_s.observe(latency_s, records)
+
+    def commit_written(self, duration_s: float) -> None:
+        """Journal thread: an entry was written and synced."""
+        self.commits += 1
+        self.sync_s.observe(duration_s, 1)
+
+    @property
+    def unsynced_records(self) -> int:
+        """Records acknowledged but not yet durable: 0 for as long as every listener acknowledges after the sync."""
+        return max(0, self.acked_records - self.durable_records)

@@ -89,5 +89,5 @@ lock: ## Pin the newest versions that pyproject.toml allows (needs python3.11)
 	env -u PIP_FIND_LINKS build/lock/bin/python -m piptools compile --quiet --upgrade --generate-hashes --all-extras \
 		--strip-extras --allow-unsafe --no-header --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
 		--output-file build/lock/pins pyproject.toml
-	cat build/lock/pins >> build/lock/requirements.lock
+	grep -v '^# The following packages are considered' build/lock/pins >> build/lock/requirements.lock
 	mv build/lock/requirements.lock requirements.lock

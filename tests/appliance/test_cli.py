@@ -18,7 +18,7 @@ from appliance.commands import simulate
 from appliance.commands.export import close_windows
 from appliance.settings import Settings
 from commitlog.base import ClosedWindow
-from commitlog.remote import window_to_row
+from commitlog.windows import window_to_row
 from core.channel import ChannelServer
 from core.errors import HeadraceError, NotFoundError, PortTakenError, UnavailableError
 from core.ports import publish_port

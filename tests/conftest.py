@@ -12,7 +12,7 @@ import shutil
 import socket
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar, overload
 
 import pytest
 
@@ -61,14 +61,22 @@ def wait_until(condition: Callable[[], T], timeout_s: float = 10.0, describe: st
     return value
 
 
+@overload
 async def wait_until_async(
-    condition: Callable[[], T | Awaitable[T]], timeout_s: float = 10.0, describe: str | Callable[[], str] = ""
-) -> T:
+    condition: Callable[[], Awaitable[T]], timeout_s: float = ..., describe: str | Callable[[], str] = ...
+) -> T: ...
+@overload
+async def wait_until_async(
+    condition: Callable[[], T], timeout_s: float = ..., describe: str | Callable[[], str] = ...
+) -> T: ...
+async def wait_until_async(
+    condition: Callable[[], Any], timeout_s: float = 10.0, describe: str | Callable[[], str] = ""
+) -> Any:
     """`wait_until` on the event loop; `condition` may be a coroutine function."""
     deadline = time.monotonic() + timeout_s
     while True:
         outcome = condition()
-        value: T = await outcome if inspect.isawaitable(outcome) else outcome
+        value = await outcome if inspect.isawaitable(outcome) else outcome
         if value:
             return value
         if time.monotonic() > deadline:

@@ -42,6 +42,11 @@ class Running:
             print(f"process {self.process.pid} did not stop within {STOP_PATIENCE_S:.0f} s: killed", file=sys.stderr)
             self.process.kill()
             self.process.wait()
+        give_up = time.monotonic() + STOP_PATIENCE_S  # children of a killed parent notice its end by themselves
+        while any(Path(f"/proc/{pid}").exists() for pid in self.pids):
+            if time.monotonic() > give_up:
+                raise BenchmarkError(f"processes of the server ({self.pids}) outlive its end")
+            time.sleep(_POLL_S)
 
 
 class Server(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -82,7 +83,7 @@ def render_markdown(model: type[BaseModel]) -> str:
 
 
 def _summary(model: type[BaseModel]) -> str:
-    return (model.__doc__ or "").strip()
+    return inspect.cleandoc(model.__doc__ or "")
 
 
 def _rows(tree: KeyTree, section: tuple[str, ...]) -> Iterator[str]:

@@ -4,8 +4,8 @@ Rules (docs/formats-parquet.md states them for readers):
 
 * Each field becomes a column of the kind most of its values have: numbers, text, true/false, or nested; of equals
   the first in that order. Numbers are 64-bit integers, or doubles as soon as one value has a fraction or exponent.
-* A value that its column cannot hold exactly - another kind, an integer beyond 64 bits, an integer that a double
-  would round - stands as JSON text in `<field>__other` and is counted as a clash.
+* A value that its column cannot hold exactly - another kind, an integer beyond 64 bits, an integer beyond 2**53
+  in a column of doubles, which would round it - stands as JSON text in `<field>__other` and is counted as a clash.
 * A field with nothing but nulls has no column: a column of a made-up type would clash with the next file's.
 * Columns stand in the order of the field names. A name that is one of ours gets the prefix `payload_`; names that
   differ only in case, or meet after prefixing, are numbered, since SQL readers do not tell them apart.
@@ -35,7 +35,7 @@ _KINDS: Final[dict[type, int]] = {
     dict: _NESTED,
     list: _NESTED,
 }
-_EXACT: Final = 2**53  # integers up to here are doubles without loss
+_EXACT: Final = 2**53  # up to here every integer is a double
 _INT64: Final = range(-(2**63), 2**63)
 
 OUR_NAMES: Final = frozenset(
@@ -81,9 +81,7 @@ def kind_of(value: Any) -> int | None:
         return None
     kind = _KINDS[type(value)]
     if kind == _INT and not -_EXACT <= value <= _EXACT:
-        if value not in _INT64:
-            return _HUGE
-        return _INT if int(float(value)) == value else _WIDE
+        return _WIDE if value in _INT64 else _HUGE
     return kind
 
 

@@ -87,4 +87,4 @@ def _order(table: pa.Table, time: str) -> pa.Array:
             "_offset": table.column("_offset"),
         }
     )
-    return pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in keys.column_names], null_placement="at_end")
+    return pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in keys.column_names])

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import duckdb
 
 from commitlog.base import ClosedWindow, Gap, Header, Position, Slice, TableChange, TopicInfo, Watermark, WriterState
+from core.clock import SystemClock
 from core.errors import UnavailableError
+from sink.base import Sink
+from sink.metrics import SinkMetrics
+from sink.runner import Pauses, Runner
 from sink.storage import Storage
+from tests.conftest import wait_until_async
 
 DAY_MS = 86_400_000
 T0 = 20_412 * DAY_MS + 10 * 3_600_000  # 2025-11-20T10:00Z
@@ -43,6 +50,7 @@ class FakeLog:
         self.infos: dict[str, TopicInfo] = {}
         self.appends = 0
         self.unavailable = 0
+        self.waits = 0
         self.before_append: list[Any] = []
         self.after_append: list[Any] = []
         self._batch = batch
@@ -141,6 +149,7 @@ class FakeLog:
         raise NotImplementedError
 
     def wait(self, timeout_s: float) -> bool:
+        self.waits += 1
         return False
 
     def writer_state(self) -> WriterState:
@@ -176,8 +185,11 @@ class FaultyStorage(Storage):
 
     def _take_back(self) -> None:
         for entries in self._unsynced.values():
-            for path, _before in reversed(entries):
-                path.unlink(missing_ok=True)
+            for path, before in reversed(entries):
+                if before is None:
+                    path.unlink(missing_ok=True)
+                else:
+                    path.write_bytes(before)
 
     def make_dirs(self, path: Path) -> None:
         self.step("make_dirs")
@@ -186,10 +198,9 @@ class FaultyStorage(Storage):
     @contextmanager
     def create(self, path: Path) -> Iterator[BinaryIO]:
         self.step("create")
-        with super().create(path) as file:
+        with path.open("wb") as file:
             yield file
             self.step("before sync")
-            file.flush()
         self.step("synced")
 
     def rename(self, source: Path, target: Path) -> None:
@@ -200,12 +211,13 @@ class FaultyStorage(Storage):
         self.sync_dir(target.parent)
 
     def sync_dir(self, path: Path) -> None:
-        super().sync_dir(path)
         self._unsynced.pop(path, None)
         self.step("directory synced")
 
     def remove(self, path: Path) -> None:
         self.step("before remove")
+        if path.exists():
+            self._unsynced.setdefault(path.parent, []).append((path, path.read_bytes()))
         super().remove(path)
         self.step("removed")
 
@@ -216,13 +228,60 @@ class FaultyStorage(Storage):
         return held
 
 
+def quick_runner(sink: Sink, log: FakeLog, *, metrics: SinkMetrics | None = None, **pauses: float) -> Runner:
+    """A runner that does not dawdle."""
+    waits = {"retry_max_s": 0.002, "first_s": 0.001, "wait_s": 0.001, "poll_s": 0.001, **pauses}
+    return Runner(
+        sink,
+        open_reader=lambda: log,
+        log=log,
+        clock=SystemClock(),
+        metrics=metrics or SinkMetrics(),
+        pauses=Pauses(**waits),
+    )
+
+
+async def run_until(runner: Runner, condition: Callable[[], bool]) -> None:
+    """Run until `condition` holds, then stop in order; what the runner raises is raised here."""
+    stop = asyncio.Event()
+    task = asyncio.create_task(runner.run(stop))
+    try:
+        await wait_until_async(lambda: task.done() or condition())
+    finally:
+        stop.set()
+        await task
+
+
+async def export_all(sink: Sink, log: FakeLog, **options: Any) -> None:
+    """Export every closed window, until there is nothing left to do."""
+    waits = log.waits
+
+    def caught_up() -> bool:
+        rows = log.tables.get(f"sink.{sink.name}", {})
+        return log.waits > waits and all(
+            not closed or rows.get(closed[-1].topic_id, {}).get("next_window", 0) > closed[-1].number
+            for closed in log.closed.values()
+        )
+
+    await run_until(quick_runner(sink, log, **options), caught_up)
+
+
+@cache
+def _database() -> duckdb.DuckDBPyConnection:
+    """One for all tests: opening one takes longer than most of their queries."""
+    connection = duckdb.connect()
+    connection.execute("SET GLOBAL TimeZone='UTC'; SET threads=1")
+    return connection
+
+
 def lake_rows(lake: Path, topic: str = "telemetry") -> list[dict[str, Any]]:
     """Every row that a reader who globs the topic's folder meets."""
     if not list((lake / topic).glob("**/*.parquet")):
         return []
     query = f"SELECT * FROM read_parquet('{lake}/{topic}/**/*.parquet', union_by_name=true, hive_partitioning=true)"
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone='UTC'")
-        result = connection.execute(f"{query} ORDER BY _partition, _offset")
-        names = [column[0] for column in result.description]
-        return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+    with _database().cursor() as connection:
+        # Through Arrow: DuckDB's own Python values of TIMESTAMPTZ need pytz, which is not ours.
+        rows: list[dict[str, Any]] = (
+            connection.sql(f"{query} ORDER BY _partition, _offset").to_arrow_table().to_pylist()
+        )
+        return rows

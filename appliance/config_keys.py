@@ -179,5 +179,8 @@ def _unit_of(field: FieldInfo) -> tuple[str, Callable[[Any], str]] | None:
 def _kind(annotation: object) -> str:
     if typing.get_origin(annotation) is typing.Literal:
         return " or ".join(f'"{choice}"' for choice in typing.get_args(annotation))
+    if typing.get_origin(annotation) is tuple:
+        item = typing.get_args(annotation)[0]
+        return "array of tables" if _is_model(item) else f"array of {_kind(item)}s"
     names = {bool: "true or false", int: "integer", float: "number", str: "text", Path: "path"}
-    return names.get(annotation, "array of tables") if isinstance(annotation, type) else "array of tables"
+    return names.get(annotation, annotation.__name__) if isinstance(annotation, type) else str(annotation)

@@ -1,0 +1,61 @@
+"""What the routes are handed: everything they answer from, so that tests hand them fakes."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+from fastapi import Depends, Request
+
+from api.reader_pool import ReaderPool
+from core.clock import Clock
+from devices.status import StatusView
+from devices.tail import TailStatus
+
+
+class Tail(Protocol):
+    """What the routes need of the status tail."""
+
+    def status(self) -> TailStatus:
+        """State, lag and rate now."""
+        ...
+
+
+class TableRows(Protocol):
+    """What the routes need of the log."""
+
+    async def rows(self, table: str) -> Mapping[str, Any]:
+        """All rows of a state table by key. Raises UnavailableError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """The sources of every answer.
+
+    `ask` calls a verb of the edge over the local channel (UnavailableError while it is away). `allowed_hosts` are
+    names the console answers to besides localhost and addresses. `sink_expected`: exporting is switched on, so its
+    silence makes the box not ready.
+    """
+
+    view: StatusView
+    tail: Tail
+    readers: ReaderPool
+    log: TableRows
+    ask: Callable[[str], Awaitable[Any]]
+    run_dir: Path
+    lake_dir: Path
+    clock: Clock
+    allowed_hosts: Collection[str] = ()
+    sink_expected: bool = True
+
+
+def services_of(request: Request) -> Services:
+    """The services of the application that serves this request."""
+    services: Services = request.app.state.services
+    return services
+
+
+Injected = Annotated[Services, Depends(services_of)]

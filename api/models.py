@@ -1,0 +1,202 @@
+"""The shapes of answers, as OpenAPI documents them. Times are RFC 3339 in UTC; sizes are bytes."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
+
+from devices.tail import TailState
+
+
+class Shape(BaseModel):
+    """Base of all answers."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+def answer(shape: Shape) -> Response:
+    """The shape as JSON. Payloads (`msgspec.Raw`) go out byte for byte as the device wrote them."""
+    return Response(msgspec.json.encode(shape.model_dump(by_alias=True)), media_type="application/json")
+
+
+class View(Shape):
+    """How far what is said of devices can be trusted."""
+
+    state: TailState = Field(
+        description="`live`: up to date. `replaying`: the log is still being read from its start. `behind`: readings "
+        "arrive faster than the view takes them. `stale`: the process that writes the log is gone. `failed`: the log "
+        "cannot be read. Only while `live` is `connected` told."
+    )
+    stale: bool = Field(description="Whether `connected` cannot be told now (any state but `live`).")
+    as_of: datetime | None = Field(description="Everything committed by then is in the view; null: never yet.")
+    lag_records: int = Field(description="Records committed but not yet in the view.")
+
+
+class Reading(Shape):
+    """A record of a device. Exactly one of `payload`, `payload_text`, `payload_base64` carries what it sent."""
+
+    topic: str = Field(description="Topic of the log.", examples=["telemetry"])
+    partition: int = Field(examples=[3])
+    offset: int = Field(examples=[18231])
+    received_at: datetime
+    mqtt_topic: str | None = Field(None, description="MQTT topic it was published to.", examples=["devices/press-17/t"])
+    size_bytes: int | None = Field(description="Size of the payload; null when it was not kept in memory.")
+    decoded: bool = Field(description="Whether the payload is JSON.")
+    payload: Any = Field(None, description="The JSON the device sent, as it sent it.", examples=[{"temperature": 21.5}])
+    payload_text: str | None = Field(None, description="The payload when it is UTF-8 but not JSON.")
+    payload_base64: str | None = Field(None, description="The payload when it is not UTF-8.")
+
+
+class OpenSession(Shape):
+    """An open session of a device."""
+
+    session: str
+    since: datetime = Field(description="When the device first published in it.")
+    client_id: str | None
+    protocol: str | None = Field(examples=["mqtt"])
+    peer: str | None = Field(examples=["127.0.0.1:51874"])
+
+
+class DeviceSummary(Shape):
+    """A device in a list. Times and counts cover what the log still holds."""
+
+    device: str = Field(examples=["press-17"])
+    href: str = Field(description="Where its details are.", examples=["/api/v1/devices/press-17"])
+    connected: bool | None = Field(description="Whether a session of it is open; null when that is not known.")
+    connected_since: datetime | None
+    first_seen: datetime | None
+    last_seen: datetime | None = Field(description="When its last reading was received.")
+    messages: int
+    size_bytes: int = Field(description="Bytes of payload.")
+
+
+class DeviceDetail(DeviceSummary):
+    """A device and what it said last."""
+
+    sessions: list[OpenSession]
+    further_sessions: int = Field(description="Open sessions beyond the listed ones.")
+    last_disconnect_reason: str | None
+    last_reading: Reading | None
+    view: View
+
+
+class DeviceList(Shape):
+    """A page of devices, in order of their ids' UTF-8 bytes."""
+
+    devices: list[DeviceSummary]
+    total: int = Field(description="Devices known, whatever was searched for.")
+    next: str | None = Field(description="`cursor` of the next page; null at the end.")
+    view: View
+
+
+class ReadingList(Shape):
+    """Readings of a device, newest first."""
+
+    device: str
+    readings: list[Reading]
+    next: str | None = Field(
+        description="`cursor` for older readings; null when the asked range has no more. A page may be shorter than "
+        "`limit` and still have a next: a request reads for about a second, then answers with what it found."
+    )
+    scanned_records: int = Field(description="Records that were read for this answer.")
+
+
+class PartitionMarks(Shape):
+    """The readable range of a partition: `log_start_offset` <= offset < `high_watermark`."""
+
+    partition: int
+    log_start_offset: int
+    high_watermark: int
+
+
+class Window(Shape):
+    """A closed window: per partition the offsets from the first up to, not including, the second."""
+
+    number: int
+    start: datetime
+    end: datetime
+    reason: str = Field(examples=["interval"])
+    offsets: dict[str, tuple[int, int]]
+
+
+class Topic(Shape):
+    """A topic of the log."""
+
+    topic: str
+    topic_id: str
+    partitions: list[PartitionMarks]
+    records: int = Field(description="Offsets between log start and high watermark.")
+    windows_closed: int
+    last_window: Window | None
+
+
+class TopicList(Shape):
+    """All topics."""
+
+    topics: list[Topic]
+    writer: str = Field(description="`live`, or `stale` when the process that writes the log is gone.")
+
+
+class ExportFile(Shape):
+    """A published Parquet file; `path` is relative to the lake."""
+
+    path: str
+    rows: int
+    size_bytes: int
+    date: str
+
+
+class LostRange(Shape):
+    """Offsets (first <= offset < next) that could not be exported, and why."""
+
+    partition: int
+    first: int
+    next: int
+    reason: str
+
+
+class Export(Shape):
+    """An exported window."""
+
+    topic: str
+    window: int
+    start: datetime
+    end: datetime
+    exported_at: datetime
+    files: list[ExportFile]
+    records: int
+    rows: int
+    quarantined: int
+    lost: list[LostRange]
+    clashes: dict[str, int] = Field(description="Values that went to a side column, by column.")
+
+
+class ExportList(Shape):
+    """Exported windows, newest first."""
+
+    exports: list[Export]
+    lake: str = Field(description="Directory of the lake on the box.")
+
+
+class SessionList(Shape):
+    """Connections that are open at the edge now."""
+
+    sessions: list[dict[str, Any]]
+    total: int
+
+
+class Health(Shape):
+    """The process answers."""
+
+    status: str = Field(examples=["ok"])
+
+
+class Ready(Shape):
+    """The box is ready."""
+
+    ready: bool
+    view: View

@@ -11,9 +11,8 @@ from typing import Final
 from wire.mqtt.decode import DECODERS, check_flags
 from wire.mqtt.errors import PacketTooLargeError, ProtocolError
 from wire.mqtt.fields import decode_remaining_length
-from wire.mqtt.packets import ConnAck, ConnectReturnCode, Packet, PacketType, PingResp, PubAck, SubAck, UnsubAck
+from wire.mqtt.packets import ConnAck, ConnectReturnCode, Packet, PingResp, PubAck, SubAck, UnsubAck
 
-_PUBACK_HEAD: Final = PacketType.PUBACK << 4
 _FROM_SERVER: Final = (ConnAck, PubAck, SubAck, UnsubAck, PingResp)
 DEFAULT_MAX_PACKET_SIZE_BYTES: Final = 1 << 16  # a publisher receives packets of a few bytes
 
@@ -50,10 +49,7 @@ class ClientConnection:
         at = 0
         try:
             while (end := self._packet_end(data, at)) is not None:
-                if self.accepted and data[at] == _PUBACK_HEAD and end - at == 4:
-                    acked.append(data[at + 2] << 8 | data[at + 3])
-                else:
-                    self._packet(data[at:end], acked)
+                self._packet(data[at:end], acked)
                 at = end
         except ProtocolError:
             self._failed = True

@@ -1,0 +1,227 @@
+"""Decoders and encoders against the table of packets, cut and corrupted, and against each other."""
+
+from __future__ import annotations
+
+import contextlib
+
+import mqtt_packets
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mqtt_packets import Case
+
+from wire.mqtt.decode import decode_packet
+from wire.mqtt.encode import encode_packet
+from wire.mqtt.errors import MalformedPacketError, ProtocolError
+from wire.mqtt.fields import decode_remaining_length, encode_remaining_length
+from wire.mqtt.packets import (
+    ConnAck,
+    Connect,
+    ConnectReturnCode,
+    Disconnect,
+    Packet,
+    PingReq,
+    PubAck,
+    Publish,
+    PubRel,
+    Subscribe,
+    TopicSubscription,
+    Unsubscribe,
+    Will,
+)
+from wire.mqtt.topics import check_topic_filter, check_topic_name
+
+BROKEN = [*mqtt_packets.BAD, *mqtt_packets.BAD_CONNECTS, *mqtt_packets.OTHER_LEVELS, *mqtt_packets.BAD_FROM_SERVER]
+
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
+topics = st.text(st.characters(codec="utf-8", exclude_characters="\0#+"), min_size=1, max_size=20)
+packet_ids = st.integers(1, 65535)
+wills = st.builds(Will, topic=topics, payload=st.binary(max_size=20), qos=st.integers(0, 2), retain=st.booleans())
+connects = st.builds(
+    Connect,
+    client_id=texts,
+    clean_session=st.booleans(),
+    keep_alive_s=st.integers(0, 65535),
+    will=st.none() | wills,
+    username=texts,
+    password=st.none() | st.binary(max_size=20),
+)
+qos_0 = st.builds(Publish, topic=topics, payload=st.binary(max_size=300), retain=st.booleans())
+qos_1 = st.builds(
+    Publish,
+    topic=topics,
+    payload=st.binary(max_size=300),
+    qos=st.just(1),
+    retain=st.booleans(),
+    dup=st.booleans(),
+    packet_id=packet_ids,
+)
+publishes = qos_0 | qos_1
+subscriptions = st.builds(TopicSubscription, filter=topics | st.just("+/#"), qos=st.integers(0, 2))
+subscribes = st.builds(
+    Subscribe, packet_id=packet_ids, subscriptions=st.lists(subscriptions, min_size=1, max_size=4).map(tuple)
+)
+unsubscribes = st.builds(Unsubscribe, packet_id=packet_ids, filters=st.lists(topics, min_size=1, max_size=4).map(tuple))
+others = st.sampled_from([PingReq(), Disconnect(), PubAck(packet_id=1), PubRel(packet_id=65535)])
+
+
+@pytest.mark.parametrize("case", mqtt_packets.GOOD, ids=str)
+def test_packet_means(case: Case) -> None:
+    assert decode_packet(case.data) == case.packet
+
+
+@pytest.mark.parametrize("case", [case for case in mqtt_packets.GOOD if case.canonical], ids=str)
+def test_packet_is_written(case: Case) -> None:
+    assert case.packet is not None
+    assert encode_packet(case.packet) == case.data
+
+
+@pytest.mark.parametrize("case", BROKEN, ids=str)
+def test_broken_packet_names_its_clause(case: Case) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        decode_packet(case.data)
+    assert caught.value.clause == case.clause
+    assert f"[{case.clause}]" in str(caught.value)
+    assert caught.value.offset is None or 0 <= caught.value.offset <= len(case.data)
+
+
+@pytest.mark.parametrize("case", mqtt_packets.ALL, ids=str)
+def test_every_truncation_is_malformed(case: Case) -> None:
+    for size in range(len(case.data)):
+        with pytest.raises(ProtocolError):
+            decode_packet(case.data[:size])
+
+
+@pytest.mark.parametrize("case", mqtt_packets.ALL, ids=str)
+def test_every_truncation_with_a_fitting_length_parses_or_is_refused(case: Case) -> None:
+    for size in range(2, min(len(case.data), 129)):
+        _parses_or_is_refused(bytes((case.data[0], size - 2)) + case.data[2:size])
+
+
+@pytest.mark.parametrize("case", mqtt_packets.ALL, ids=str)
+def test_every_corrupted_byte_parses_or_is_refused(case: Case) -> None:
+    for at in range(min(len(case.data), 64)):
+        for byte in range(256):
+            _parses_or_is_refused(case.data[:at] + bytes((byte,)) + case.data[at + 1 :])
+
+
+def _parses_or_is_refused(data: bytes) -> None:
+    with contextlib.suppress(ProtocolError):
+        decode_packet(data)
+
+
+@given(connects | publishes | subscribes | unsubscribes | others)
+def test_what_is_written_is_read(packet: Packet) -> None:
+    assert decode_packet(encode_packet(packet)) == packet
+
+
+@given(st.binary(max_size=64))
+def test_noise_parses_or_is_refused(data: bytes) -> None:
+    _parses_or_is_refused(data)
+
+
+@pytest.mark.parametrize(
+    ("length", "encoded"),
+    [
+        (0, b"\x00"),
+        (127, b"\x7f"),
+        (128, b"\x80\x01"),
+        (16_383, b"\xff\x7f"),
+        (16_384, b"\x80\x80\x01"),
+        (2_097_151, b"\xff\xff\x7f"),
+        (2_097_152, b"\x80\x80\x80\x01"),
+        (268_435_455, b"\xff\xff\xff\x7f"),
+    ],
+    ids=lambda value: f"2.2.3 table 2.4 {value}",
+)
+def test_remaining_length(length: int, encoded: bytes) -> None:
+    assert encode_remaining_length(length) == encoded
+    assert decode_remaining_length(b"\x30" + encoded, 1) == (length, 1 + len(encoded))
+    for size in range(len(encoded)):
+        assert decode_remaining_length(encoded[:size], 0) is None
+
+
+@pytest.mark.parametrize("length", [-1, 268_435_456])
+def test_remaining_length_beyond_its_range_is_not_written(length: int) -> None:
+    with pytest.raises(ValueError, match="remaining length"):
+        encode_remaining_length(length)
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        Publish(topic="a", payload=b"", qos=1),
+        Publish(topic="a", payload=b"", packet_id=1),
+        Publish(topic="a", payload=b"", dup=True),
+        Publish(topic="a", payload=b"", qos=3, packet_id=1),
+        Publish(topic="a", payload=b"", qos=1, packet_id=0),
+        Publish(topic="a", payload=b"", qos=1, packet_id=65536),
+        Publish(topic="a\0", payload=b""),
+        Publish(topic="a" * 65536, payload=b""),
+        Publish(topic="\ud800", payload=b""),
+        Connect(client_id="c", password=b"p"),
+        Connect(client_id="c", will=Will(topic="a", payload=b"", qos=3)),
+        Subscribe(packet_id=1, subscriptions=()),
+        Unsubscribe(packet_id=1, filters=()),
+    ],
+    ids=repr,
+)
+def test_what_the_protocol_forbids_is_not_written(packet: Packet) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - the messages are the clauses; which one is no contract
+        encode_packet(packet)
+
+
+def test_mqtt_3_2_2_4_a_refusal_has_no_session() -> None:
+    with pytest.raises(ValueError, match=r"3\.2\.2-4"):
+        ConnAck(return_code=ConnectReturnCode.NOT_AUTHORIZED, session_present=True)
+
+
+def test_a_password_is_not_shown() -> None:
+    assert "secret" not in repr(Connect(client_id="c", username="u", password=b"secret"))
+
+
+@pytest.mark.parametrize("topic", ["a", "/", "a//b", " ", "$SYS/x", "ä/漢", "a" * 65535])
+def test_topic_names(topic: str) -> None:
+    check_topic_name(topic)
+
+
+@pytest.mark.parametrize(
+    ("topic", "clause"),
+    [
+        ("", "MQTT-4.7.3-1"),
+        ("a\0", "MQTT-4.7.3-2"),
+        ("ä" * 32768, "MQTT-4.7.3-3"),
+        ("a/#", "MQTT-3.3.2-2"),
+        ("a+b", "MQTT-3.3.2-2"),
+    ],
+    ids=lambda value: value[:14],
+)
+def test_no_topic_names(topic: str, clause: str) -> None:
+    with pytest.raises(MalformedPacketError) as caught:
+        check_topic_name(topic)
+    assert caught.value.clause == clause
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("topic_filter", ["#", "+", "a/#", "+/+/#", "/+", "+/a/+", "a//#", "$share/x/a"])
+def test_topic_filters(topic_filter: str) -> None:
+    check_topic_filter(topic_filter)
+
+
+@pytest.mark.parametrize(
+    ("topic_filter", "clause"),
+    [
+        ("", "MQTT-4.7.3-1"),
+        ("a#", "MQTT-4.7.1-2"),
+        ("#/a", "MQTT-4.7.1-2"),
+        ("a/#/b", "MQTT-4.7.1-2"),
+        ("##", "MQTT-4.7.1-2"),
+        ("a+", "MQTT-4.7.1-3"),
+        ("++/a", "MQTT-4.7.1-3"),
+        ("+a/#", "MQTT-4.7.1-3"),
+    ],
+)
+def test_no_topic_filters(topic_filter: str, clause: str) -> None:
+    with pytest.raises(MalformedPacketError) as caught:
+        check_topic_filter(topic_filter)
+    assert caught.value.clause == clause

@@ -19,12 +19,10 @@ from core.errors import HeadraceError
 from devices.simulator.link import Link, Timing
 from devices.simulator.machine import Machine
 from devices.simulator.outbox import Outbox
+from devices.simulator.pace import Backoff, Schedule
 from devices.simulator.report import DeviceReport
 
-JITTER_SHARE: Final = 0.1  # of the period, either way: two devices that fell into step fall out of it again
-MAX_BEHIND_S: Final = 1.0  # a simulator that was stopped for longer skips what was due instead of bursting
 FAREWELL_S: Final = 1.0  # for the last bytes to leave
-MAX_DOUBLINGS: Final = 16  # of the pause; keeps the arithmetic finite, the longest pause is reached well before
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -44,7 +42,7 @@ class Identity:
 
 
 class Device:
-    """Start it once, then `stop_reading`, `drained`, `close` in this order."""
+    """`start` it and run `stay_connected`; at the end `stop_reading`, wait for `drained`, cancel the task."""
 
     def __init__(
         self,
@@ -65,16 +63,14 @@ class Device:
         self._clock = clock
         self._gate = gate
         self._random = random.Random(f"{identity.device_id}/{identity.seed}")
+        self._backoff = Backoff(timing.backoff_min_s, timing.backoff_max_s, self._random)
         self._names = {"device": identity.device_id} if identity.protocol == "tcp" else {}
         self._link: Link | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._tick = 0
-        self._start_s = 0.0
         self._stopping = False
         self._settled = asyncio.Event()
         self._connections = 0
         self._failed_connections = 0
-        self._failures_in_a_row = 0
         self._last_error = ""
 
     @property
@@ -83,10 +79,9 @@ class Device:
         return self._link is not None and self._link.is_up
 
     def start(self) -> None:
-        """Begin to make readings, the first within one period."""
+        """Begin to make readings, the first within about one period."""
         loop = asyncio.get_running_loop()
-        self._start_s = loop.time() + self._random.random() * self.identity.period_s
-        self._arm(loop)
+        self._arm(loop, Schedule(self.identity.period_s, self._random, loop.time()))
 
     def stop_reading(self) -> None:
         """Make no further readings."""
@@ -104,7 +99,7 @@ class Device:
         try:
             while True:
                 await self._connect_once()
-                await asyncio.sleep(self._pause_s())
+                await asyncio.sleep(self._backoff.pause_s())
         finally:
             if self._link is not None:
                 self._link.close()
@@ -135,15 +130,14 @@ class Device:
     async def _connect_once(self) -> None:
         """One connection from its beginning to its end."""
         link = self._new_link(self.outbox, self._progress)
+        self._backoff.failed()  # until the first answer: a box that accepts and hangs up is no reason to hurry
         try:
             await self._establish(link)
         except (OSError, TimeoutError, HeadraceError) as error:
             self._failed_connections += 1
-            self._failures_in_a_row += 1
             self._last_error = str(error) or "no answer to the connection in time"
             return
         self._connections += 1
-        self._failures_in_a_row += 1  # until the first answer: a box that accepts and hangs up is no reason to hurry
         self._link = link
         if link.is_up:
             link.send_pending()
@@ -159,36 +153,22 @@ class Device:
             link.fail("could not connect")
             raise
 
-    def _pause_s(self) -> float:
-        doublings = min(max(self._failures_in_a_row - 1, 0), MAX_DOUBLINGS)
-        longest_s = min(self._timing.backoff_max_s, self._timing.backoff_min_s * 2.0**doublings)
-        return longest_s * self._random.uniform(0.5, 1.0)
-
     def _progress(self) -> None:
-        """The box has answered something."""
-        self._failures_in_a_row = 0
+        """The box has acked or refused something."""
+        self._backoff.succeeded()
         self._settle()
 
     def _settle(self) -> None:
         if self._stopping and self.outbox.empty:
             self._settled.set()
 
-    def _arm(self, loop: asyncio.AbstractEventLoop) -> None:
-        period_s = self.identity.period_s
-        due_s = self._start_s + self._tick * period_s
-        behind_s = loop.time() - due_s
-        if behind_s > max(MAX_BEHIND_S, 10 * period_s):
-            missed = int(behind_s / period_s)
-            self.outbox.skip(missed)
-            self._tick += missed
-            due_s += missed * period_s
-        jitter_s = period_s * self._random.uniform(-JITTER_SHARE, JITTER_SHARE)
-        self._timer = loop.call_at(due_s + jitter_s, self._fire, loop)
+    def _arm(self, loop: asyncio.AbstractEventLoop, schedule: Schedule) -> None:
+        tick, due_s, missed = schedule.advance(loop.time())
+        self.outbox.skip(missed)
+        self._timer = loop.call_at(due_s, self._fire, loop, schedule, tick)
 
-    def _fire(self, loop: asyncio.AbstractEventLoop) -> None:
-        tick = self._tick
-        self._tick = tick + 1
-        self._arm(loop)
+    def _fire(self, loop: asyncio.AbstractEventLoop, schedule: Schedule, tick: int) -> None:
+        self._arm(loop, schedule)
         if self._machine.silent(tick):
             return
         if not self.outbox.has_room:

@@ -21,7 +21,7 @@ from devices.simulator.ranges import numbers_in, size_of
 from tests.conftest import free_port, require_component, wait_until, wait_until_async
 from tests.devices.simulator_box import Arrival, FakeBox, Verdict
 
-QUICK = Timing(backoff_min_s=0.01, backoff_max_s=0.04, drain_s=10.0)
+QUICK = Timing(backoff_min_s=0.01, backoff_max_s=0.04, drain_s=60.0)
 NO_DRAIN = Timing(backoff_min_s=0.01, backoff_max_s=0.04, drain_s=0.05)
 
 
@@ -47,8 +47,14 @@ async def _run_until(options: FleetOptions, enough: Callable[[], bool], report: 
         await wait_until_async(lambda: fleet.done() or enough())
     finally:
         stop.set()
-        outcome = await fleet
+        outcome = await _ended(fleet)
     return outcome
+
+
+async def _ended(fleet: asyncio.Task[FleetReport]) -> FleetReport:
+    """Its report; a drain must not run into its limit while the box answers."""
+    async with asyncio.timeout(QUICK.drain_s / 3):
+        return await fleet
 
 
 def _assert_books_agree(report: FleetReport, box: FakeBox) -> None:
@@ -159,7 +165,7 @@ async def test_a_full_memory_skips_and_resends_exactly_what_it_holds(protocol: s
         box.hang_up()
         await wait_until_async(lambda: box.seen() > 20)
         stop.set()
-        report = await fleet
+        report = await _ended(fleet)
     _assert_books_agree(report, box)
     book = report.devices["pump-0001"]
     assert (book.resent, book.resends) == (((1, 5),), 5)
@@ -181,7 +187,7 @@ async def test_readings_made_while_the_box_is_away_arrive_when_it_is_back() -> N
     async with box.listening(mqtt_port, tcp_port):
         await wait_until_async(lambda: all(len(box.stored[device]) > 20 for device in ("pump-0001", "press-0002")))
         stop.set()
-        report = await fleet
+        report = await _ended(fleet)
     _assert_books_agree(report, box)
     assert report.totals.skipped > 0
     assert report.totals.failed_connections >= 2
@@ -215,7 +221,7 @@ async def test_acks_that_come_after_the_stop_still_count() -> None:
         stop.set()
         held = False
         box.hang_up()  # the drain reconnects and resends
-        report = await fleet
+        report = await _ended(fleet)
     _assert_books_agree(report, box)
     assert (report.totals.sent, report.totals.acked, report.totals.resent) == (8, 8, 8)
 
@@ -229,7 +235,7 @@ async def test_a_refused_connect_is_tried_again() -> None:
         box.connack = 0
         await wait_until_async(lambda: box.seen() > 3)
         stop.set()
-        report = await fleet
+        report = await _ended(fleet)
     _assert_books_agree(report, box)
     book = report.devices["pump-0001"]
     assert book.failed_connections >= 3
@@ -246,11 +252,10 @@ async def test_the_run_ends_by_itself_after_its_time() -> None:
 
 async def test_the_rate_is_kept_and_devices_do_not_fire_together() -> None:
     async with FakeBox().listening() as box:
-        options = _options(box, devices=20, rate_hz=20.0, for_s=1.0)
-        report = await run_fleet(options, asyncio.Event())
-    assert 15 * 20 <= report.totals.sent + report.totals.skipped <= 21 * 20
+        report = await run_fleet(_options(box, devices=20, rate_hz=4.0, for_s=1.0), asyncio.Event())
+    assert 3 * 20 <= report.totals.sent + report.totals.skipped <= 5 * 20
     firsts = {arrivals[0].payload["ts"] for arrivals in box.arrivals.values()}
-    assert len(firsts) > 8, "spread over the first period of 50 ms"
+    assert len(firsts) > 8, "spread over the first period of 250 ms"
 
 
 async def test_two_runs_of_a_seed_send_the_same_readings() -> None:

@@ -139,7 +139,7 @@ async def test_a_reading_without_answer_ends_the_connection() -> None:
     link.data_received(b"\x40\x02\x00\x03")
     link.watch(now_s + 58)
     assert not transport.aborted, "the oldest has been the oldest for 29 s"
-    link.watch(now_s + 59)
+    link.watch(now_s + 60)
     assert "reading 2" in link.closed.result()
 
 

@@ -31,7 +31,7 @@ from typing import Any, Final
 from benchmarks import measure
 from benchmarks.loads import Load, Loader, LoadResult, Timing, compile_loader, parse_load
 from benchmarks.measure import BenchmarkError, BlockDevice, DiskRate
-from benchmarks.report import Figures, Round, markdown_table, reasons_to_void, summarise, text_table
+from benchmarks.report import Figures, Round, disturbed, markdown_table, reasons_to_void, summarise, text_table
 from benchmarks.servers import (
     CommandServer,
     Headrace,
@@ -49,6 +49,7 @@ RESULTS: Final = HERE / "results"
 LOADS: Final = ("100x10", "1000x10", "1000x1", "1000@1", "5000@1")
 BUILT_IN: Final = ("headrace", "mosquitto", "mosquitto-persistent")
 SETTLE_S: Final = 0.5  # for what a server writes behind its acks to leave its memory, before the last sync
+NOISY_WRITES_PER_S: Final = 20.0  # an idle system makes a few; somebody who works makes hundreds, and never evenly
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,8 +124,8 @@ def _under_load(bench: Bench, running: Running, load: Load) -> Figures:
         end = Reading.now(running.pid)
         memory = measure.process_memory(running.pid)
         pss_all_bytes = sum(measure.process_memory(pid).pss_bytes for pid in running.pids)
-    time.sleep(SETTLE_S)
-    after_load = Written.now(bench.device, running.pids)
+        time.sleep(SETTLE_S)
+        after_load = Written.now(bench.device, running.pids)
     return Figures(
         **_load_figures(result),
         **_cpu_figures(result, start, end),
@@ -173,7 +174,7 @@ def _disk_figures(bench: Bench, result: LoadResult, before: Written, after: Writ
 
 def run_rounds(bench: Bench, servers: Sequence[Server], loads: Sequence[Load], rounds: int) -> list[Round]:
     """All rounds; the order of the servers is turned round every other time."""
-    done = []
+    done: list[Round] = []
     for number, load in itertools.product(range(1, rounds + 1), loads):
         for server in servers if number % 2 else servers[::-1]:
             one = measure_once(bench, server, load, number)
@@ -192,6 +193,7 @@ def _line(one: Round) -> str:
             f"others {it.others_share:.0%}  steal {it.steal_share:.0%}"
             + (f"  skipped {it.skipped}" if it.skipped else "")
         )
+        said += "  disturbed" if disturbed(it) else ""
     return said + "".join(f"  VOID: {reason}" for reason in one.void)
 
 
@@ -249,6 +251,8 @@ def prepare(options: argparse.Namespace, servers: Sequence[Server]) -> tuple[Ben
     idle_s = 2.0 if options.quick else 5.0
     idle = measure.idle_disk_rate(device, idle_s) if device else DiskRate()
     environment["idle device, taken off"] = f"{idle.bytes_per_s:,.0f} B/s, {idle.writes_per_s:.1f} writes/s"
+    if idle.writes_per_s > NOISY_WRITES_PER_S:
+        environment["warning"] = "the disk was busy before the load: its figures are worth little"
     timing = Timing(
         warmup_s=options.warmup, interval_s=options.seconds, qos=options.qos, payload_bytes=options.payload_bytes
     )

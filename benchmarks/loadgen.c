@@ -499,6 +499,8 @@ static void hold_then_disconnect(void)
         continue;
     for (int i = 0; i < options.connections; i++) {
         Connection *c = connections + i;
+        while (read(c->fd, c->in, sizeof c->in) > 0)
+            continue; /* answers left unread would turn the close into a reset */
         bool between_packets = c->out_done == c->out_len;
         if (between_packets && write(c->fd, "\xE0\x00", 2) < 0) /* DISCONNECT */
             continue; /* the server was faster to hang up; nothing is measured any more */

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,6 +14,7 @@ from benchmarks.measure import Spread
 LOADER_LIMIT: Final = 0.9  # of one core: from here on the loader, not the server, may set the pace
 MIN_ACKED: Final = 1000  # fewer leave the 99th percentile to ten messages
 STEAL_LIMIT: Final = 0.1  # of one core: a hypervisor that takes more has measured its other guests
+OTHERS_LIMIT: Final = 0.25  # of all cores: beyond it a round is marked as disturbed, though it counts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +71,11 @@ def reasons_to_void(figures: Figures) -> tuple[str, ...]:
     return tuple(reasons)
 
 
+def disturbed(figures: Figures) -> bool:
+    """Whether so much else ran on the machine that the figures are worse than the server is."""
+    return figures.others_share > OTHERS_LIMIT * (os.cpu_count() or 1)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One server under one load over all its valid rounds. Ratios pair the rounds of the same number."""
@@ -77,6 +84,7 @@ class Row:
     load: Load
     valid: int
     rounds: int
+    disturbed: int
     void: tuple[str, ...]
     spreads: Mapping[str, Spread]
     rate_ratio: Spread | None
@@ -101,6 +109,7 @@ def _row(load: Load, server: str, rounds: Sequence[Round], reference: str | None
         load=load,
         valid=len(valid),
         rounds=len(mine),
+        disturbed=sum(map(disturbed, valid.values())),
         void=tuple(dict.fromkeys(reason for one in mine for reason in one.void)),
         spreads=_spreads(list(valid.values())),
         rate_ratio=Spread.of([own.acked_per_s / other.acked_per_s for own, other in pairs]) if compared else None,
@@ -153,7 +162,8 @@ def _ratio_cell(name: str) -> Cell:
 
 
 def _rounds_cell(row: Row) -> str:
-    return str(row.valid) if row.valid == row.rounds else f"{row.valid} of {row.rounds}"
+    counted = str(row.valid) if row.valid == row.rounds else f"{row.valid} of {row.rounds}"
+    return f"{counted}, {row.disturbed} disturbed" if row.disturbed else counted
 
 
 def columns(reference: str | None) -> list[tuple[str, Cell]]:

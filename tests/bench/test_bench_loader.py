@@ -106,7 +106,7 @@ async def load(program: Path, fake: FakeServer, load: Load, *, qos: int = 1, int
 async def test_saturated_counts_what_was_answered(program: Path) -> None:
     fake = FakeServer(puback)
     result = await load(program, fake, Load(connections=3, window=4))
-    assert 0 < result.acked < result.acked_total <= result.sent_total == len(fake.published)
+    assert 0 < result.acked < result.acked_total <= len(fake.published) <= result.sent_total
     assert result.sent_total - result.acked_total <= 3 * 4
     assert result.interval_s == pytest.approx(0.2, abs=0.1)
     assert result.acked_per_s == pytest.approx(result.acked / result.interval_s, rel=1e-3)

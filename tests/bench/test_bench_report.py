@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ LOAD = Load(connections=100, window=10)
 
 def figures(**changes: Any) -> Figures:
     values: dict[str, Any] = {field.name: 1.0 for field in dataclasses.fields(Figures)}
-    quiet = {"acked": 10_000, "loader_share": 0.5, "steal_share": 0.0}
+    quiet = {"acked": 10_000, "loader_share": 0.5, "steal_share": 0.0, "others_share": 0.0}
     return Figures(**(values | quiet | changes))
 
 
@@ -93,6 +94,12 @@ def test_a_round_that_broke_off_is_a_row_of_dashes() -> None:
     (row,) = summarise([broken], None)
     assert (row.valid, row.spreads) == (0, {})
     assert "broke off: closed" in text_table([row], None)
+
+
+def test_disturbed_rounds_count_and_are_marked() -> None:
+    rows = summarise([one("headrace", 1, 5.0), one("headrace", 2, 7.0, others_share=float(os.cpu_count() or 1))], None)
+    assert (rows[0].valid, rows[0].disturbed) == (2, 1)
+    assert "2, 1 disturbed" in text_table(rows, None)
 
 
 def test_no_device_means_no_device_figures() -> None:

@@ -1,0 +1,149 @@
+"""The console process: the status view, the HTTP API and the web console, beside the process that writes the log.
+
+It reads the log's files, asks the edge over the local channel, and holds nothing that it could not rebuild: it may be
+killed at any time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import structlog
+import uvicorn
+
+from api.app import create_app
+from api.context import Services
+from api.reader_pool import ReaderPool
+from appliance.process import announce_ready, child_main
+from appliance.settings import Settings
+from commitlog.base import LogReader
+from commitlog.reader import FileLogReader
+from commitlog.remote import RemoteLog
+from core.channel import ChannelClient
+from core.clock import SystemClock
+from core.errors import ConfigError, PortTakenError
+from core.ports import publish_port
+from devices.status import StatusView
+from devices.tail import StatusTail
+
+_PORT_NAME: Final = "http"
+_ASK_TIMEOUT_S: Final = 2.0  # a page must not hang on an edge that does
+_MAX_CONCURRENT: Final = 256  # connections and requests; pages poll once a second, so hundreds of people at most
+_MAX_HEADER_BYTES: Final = 64 << 10
+_LAST_REQUESTS_S: Final = 3  # what requests under way get at a stop; the longest scan takes one
+
+_log = structlog.get_logger("headrace.console")
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    """Serve until `stop` is set. Raises PortTakenError or ConfigError when it cannot listen."""
+    run_dir = settings.data_dir / "run"
+    if settings.http.port == 0:
+        publish_port(run_dir, _PORT_NAME, 0)
+        announce_ready()
+        await stop.wait()
+        return
+    listener = listen(settings.http.host, 0 if settings.http.port == "auto" else settings.http.port)
+    channel = ChannelClient(run_dir / "edge.sock")
+    services, tail = assemble(settings, channel)
+    tail.start()
+    try:
+        await _serve(settings, services, listener, stop)
+    finally:
+        listener.close()
+        await asyncio.to_thread(tail.stop)
+        services.readers.close()
+        await channel.close()
+
+
+def assemble(settings: Settings, channel: ChannelClient) -> tuple[Services, StatusTail]:
+    """What the routes answer from, and the tail that feeds it (not started)."""
+
+    def open_reader() -> LogReader:
+        return FileLogReader(settings.data_dir)
+
+    async def ask(verb: str) -> Any:
+        return await channel.call(verb, timeout_s=_ASK_TIMEOUT_S)
+
+    clock = SystemClock()
+    view = StatusView(max_devices=settings.http.max_devices)
+    tail = StatusTail(view, open_reader, clock)
+    services = Services(
+        view=view,
+        tail=tail,
+        readers=ReaderPool(open_reader),
+        log=RemoteLog(channel),
+        ask=ask,
+        run_dir=settings.data_dir / "run",
+        lake_dir=settings.data_dir / "lake",
+        clock=clock,
+        allowed_hosts=(settings.http.host, *settings.http.allowed_hosts),
+        sink_expected=settings.sink.enabled,
+    )
+    return services, tail
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes any free one."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=128)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise PortTakenError(
+                f"port {port} on {host} is already in use",
+                where="http.port",
+                mend="stop what uses it, or set http.port to another number or `auto`",
+            ) from error
+        raise ConfigError(
+            f"cannot listen on {host} port {port}: {error.strerror or error}",
+            where="http.host, http.port",
+            mend="use an address of this machine and a port this user may use",
+        ) from error
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn without signal handlers of its own: signals are this process's business."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
+async def _serve(settings: Settings, services: Services, listener: socket.socket, stop: asyncio.Event) -> None:
+    server = _Server(
+        uvicorn.Config(
+            create_app(services),
+            http="h11",  # httptools is faster but puts no limit on the size of headers
+            h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=_MAX_CONCURRENT,
+            timeout_keep_alive=15,
+            timeout_graceful_shutdown=_LAST_REQUESTS_S,
+        )
+    )
+    port = listener.getsockname()[1]
+    serving = asyncio.create_task(server.serve(sockets=[listener]), name="http")
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    publish_port(settings.data_dir / "run", _PORT_NAME, port)
+    _log.info("console listens", host=settings.http.host, port=port)
+    announce_ready()
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    server.should_exit = True
+    await serving
+
+
+if __name__ == "__main__":
+    child_main("console", run)

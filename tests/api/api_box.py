@@ -1,0 +1,60 @@
+"""The application over a log in memory, for the API's tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+
+from api.app import create_app
+from api.context import Services
+from api.reader_pool import ReaderPool
+from core.errors import UnavailableError
+from devices.status import StatusView
+from devices.tail import StatusTail
+from tests.log_fakes import FakeClock, FakeLog
+
+
+class ApiBox:
+    """Everything the application answers from; `step` brings the view up to date."""
+
+    def __init__(self, run_dir: Path, *, max_devices: int = 1000, allowed_hosts: tuple[str, ...] = ()) -> None:
+        self.clock = FakeClock()
+        self.log = FakeLog(self.clock)
+        self.log.topic("telemetry")
+        self.log.topic("device.events")
+        self.view = StatusView(max_devices=max_devices)
+        self.tail = StatusTail(self.view, self.log.reader, self.clock)
+        self.run_dir = run_dir
+        self.edge: dict[str, Any] = {"metrics": "", "sessions": []}
+        self.pool = ReaderPool(self.log.reader, wait_s=0.05)
+        self.services = Services(
+            view=self.view,
+            tail=self.tail,
+            readers=self.pool,
+            log=self.log,
+            ask=self.ask,
+            run_dir=run_dir,
+            lake_dir=Path("lake"),
+            clock=self.clock,
+            allowed_hosts=allowed_hosts,
+        )
+        self.app: FastAPI = create_app(self.services)
+        self.client = TestClient(self.app, base_url="http://localhost")
+
+    async def ask(self, verb: str) -> Any:
+        if verb not in self.edge:
+            raise UnavailableError("the edge process does not answer", where="edge.sock", mend="start it")
+        return self.edge[verb]
+
+    def step(self) -> None:
+        self.tail.round(self.log.reader())
+
+    def get(self, path: str, status: int = 200, **options: Any) -> Any:
+        response = self.client.get(path, **options)
+        assert response.status_code == status, response.text
+        expected = "application/json" if status == 200 else "application/problem+json"
+        assert response.headers["content-type"] == expected
+        return response.json()

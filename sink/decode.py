@@ -123,12 +123,11 @@ def _refuse_duplicates(value: bytes, decoded: Any) -> None:
 def _quotes(value: Any) -> int:
     if type(value) is dict:
         count = 2 * len(value)
-        for each in value.values():
-            kind = type(each)
+        for kind in map(type, value.values()):
             if kind is str:
                 count += 2
             elif kind is dict or kind is list:
-                count += _quotes(each)
+                return 2 * len(value) + _quotes(list(value.values()))
         return count
     if type(value) is list:
         return sum(2 if type(each) is str else _quotes(each) for each in value)
@@ -163,11 +162,20 @@ class Facts:
                 device = value
             elif name == FIELD_HEADER and value:
                 field = self._text(value)
+        texts = self._texts
         return (
-            self._text(device) if device else None,
-            None if topic is None else self._text(topic),
+            (texts.get(device) or self._text(device)) if device else None,
+            None if topic is None else texts.get(topic) or self._text(topic),
             field,
         )
+
+    def field(self, record: Record) -> str:
+        """The last of the three alone."""
+        field = DEFAULT_FIELD
+        for name, value in record.headers:
+            if name == FIELD_HEADER and value:
+                field = self._text(value)
+        return field
 
     def _text(self, data: bytes) -> str:
         text = self._texts.get(data)

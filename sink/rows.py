@@ -13,7 +13,7 @@ from sink.decode import Decoder, Facts, UndecodableError
 from sink.plan import FileKind, Plan, PlannedFile
 from sink.records import WindowRecords
 from sink.survey import OUR_COLUMNS, Limits
-from sink.times import US_PER_DAY, day_name, received_us
+from sink.times import US_PER_DAY, day_number, received_us
 
 _PENDING_ROWS: Final = 16_384  # rows held as Python objects at once, over all open files: some tens of MB
 
@@ -120,28 +120,28 @@ class RowReader:
         self._decoder = decoder
         self._records = records
         self._facts = Facts()
-        self._dates = frozenset(plan.dates)
+        self._days = frozenset(day_number(date) for date in plan.dates)
 
     def collect(self, group: Sequence[PlannedFile]) -> list[FileRows]:
         """The rows of the files of a group."""
         collected = [FileRows(file, self._plan) for file in group]
-        by_date: dict[tuple[FileKind, str], list[FileRows]] = {}
+        by_day: dict[tuple[FileKind, int], list[FileRows]] = {}
         for rows in collected:
-            by_date.setdefault((rows.file.kind, rows.file.date), []).append(rows)
+            by_day.setdefault((rows.file.kind, day_number(rows.file.date)), []).append(rows)
         start = min(file.start for file in group)
         end = max(file.end for file in group)
         for count, (partition, record) in enumerate(self._records.read(start, end), 1):
-            kind, date, row = self._row(partition, record)
+            kind, day, row = self._row(partition, record)
             if count % _PENDING_ROWS == 0:
                 for rows in collected:
                     rows.flush()
-            for rows in by_date.get((kind, date), ()):
+            for rows in by_day.get((kind, day), ()):
                 if rows.file.start <= (partition, record.offset) < rows.file.end:
                     rows.add(row)
                     break
         return collected
 
-    def _row(self, partition: int, record: Record) -> tuple[FileKind, str, tuple[Any, ...]]:
+    def _row(self, partition: int, record: Record) -> tuple[FileKind, int, tuple[Any, ...]]:
         device, topic, field = self._facts.of(record)
         received = received_us(record.timestamp)
         value = record.value
@@ -149,8 +149,8 @@ class RowReader:
             ts, fields = self._decoder.decode(value, field, received)
         except UndecodableError as error:
             row = (device, error.reason, received, value, topic, partition, record.offset)
-            return "quarantine", day_name(received // US_PER_DAY), row
-        date = day_name(ts // US_PER_DAY)
-        if date not in self._dates:
-            date = day_name(received // US_PER_DAY)
-        return "rows", date, (device, ts, received, fields, topic, partition, record.offset)
+            return "quarantine", received // US_PER_DAY, row
+        day = ts // US_PER_DAY
+        if day not in self._days:
+            day = received // US_PER_DAY
+        return "rows", day, (device, ts, received, fields, topic, partition, record.offset)

@@ -109,7 +109,7 @@ class Survey:
             value = record.value
             kind: FileKind = "rows"
             try:
-                ts, fields = self._decoder.decode(value, self._facts.of(record)[2], received)
+                ts, fields = self._decoder.decode(value, self._facts.field(record), received)
             except UndecodableError as error:
                 kind, day = "quarantine", received // US_PER_DAY
                 self._quarantined[error.reason] = self._quarantined.get(error.reason, 0) + 1

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, date, datetime, timedelta
-from functools import lru_cache
 from typing import Any, Final
 
 US_PER_MS: Final = 1_000
@@ -61,10 +60,11 @@ def device_time_us(value: Any, received_us: int) -> int | None:
 
     Absurd is before 1970, from 2100 on, or more than a day after `received_us`.
     """
-    if isinstance(value, str):
-        us = rfc3339_us(value)
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+    kind = type(value)
+    if kind is int or kind is float:
         us = epoch_us(value)
+    elif kind is str:
+        us = rfc3339_us(value)
     else:
         return None
     if us is None or not 0 <= us < END_US or us > received_us + AHEAD_US:
@@ -74,13 +74,19 @@ def device_time_us(value: Any, received_us: int) -> int | None:
 
 def received_us(timestamp_ms: int) -> int:
     """A record's timestamp in microseconds, held within 1970 to 2100 (Kafka clients may write any 64-bit number)."""
-    return min(max(timestamp_ms * US_PER_MS, 0), END_US - 1)
+    if 0 <= timestamp_ms < END_US // US_PER_MS:
+        return timestamp_ms * US_PER_MS
+    return 0 if timestamp_ms < 0 else END_US - 1
 
 
-@lru_cache(maxsize=4096)
 def day_name(day: int) -> str:
     """`YYYY-MM-DD` of a day counted from 1970-01-01."""
     return date.fromordinal(_EPOCH_ORDINAL + day).isoformat()
+
+
+def day_number(name: str) -> int:
+    """The inverse of `day_name`."""
+    return date.fromisoformat(name).toordinal() - _EPOCH_ORDINAL
 
 
 def compact_utc(timestamp_ms: int) -> str:

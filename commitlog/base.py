@@ -245,8 +245,10 @@ class Appender(Protocol):
     A listener calls `now_ms` once per chunk, `PartitionAppender.append` per message, then `appended` once.
     """
 
-    congested: bool
-    """More is waiting than the log will buffer: the caller stops reading and registers with `when_clear`."""
+    @property
+    def congested(self) -> bool:
+        """More is waiting than the log will buffer: the caller stops reading and registers with `when_clear`."""
+        ...
 
     def partitions(self, topic: str) -> Sequence[PartitionAppender]:
         """The partitions of a topic, in order. Raises NotFoundError."""

@@ -11,6 +11,7 @@ Memory is bounded by `pending_bytes` and one chunk: beyond that the log is conge
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,7 +51,7 @@ class GroupCommit:
         durable: Callable[[Commit], None],
         on_error: Callable[[Exception], None],
     ) -> None:
-        """`take` empties the open batches, `write` runs in the journal thread, `durable` on the loop before the acks."""
+        """`take` empties the open batches, `write` runs in the journal thread, `durable` before the acks."""
         self.congested = False
         self._settings = settings
         self._interval_s = settings.commit_interval_ms / 1000
@@ -61,7 +62,7 @@ class GroupCommit:
         self._loop = asyncio.get_running_loop()
         self._thread = SerialThread("journal", on_error)
         self._waiters: list[tuple[Waiter, Any]] = []
-        self._resume: list[Callable[[], None]] = []
+        self._resume: deque[Callable[[], None]] = deque()
         self._pending_records = self._pending_bytes = 0
         self._first_at_s = 0.0
         self._flying: Commit | None = None
@@ -87,9 +88,9 @@ class GroupCommit:
             self._timer = self._loop.call_later(self._interval_s, self._timed_out)
         self._pending_records += count
         self._pending_bytes += size_bytes
-        if self._flying is not None:
-            self.congested = self._pending_bytes >= self._settings.pending_bytes
-        elif not self._soon and self._enough():
+        if self._pending_bytes >= self._settings.pending_bytes:
+            self.congested = True
+        if self._flying is None and not self._soon and self._enough():
             # Not at once: everybody whose data arrived in this turn of the loop shares the sync.
             self._soon = True
             self._loop.call_soon(self.start)
@@ -174,7 +175,5 @@ class GroupCommit:
         if commit.records:
             self._stats.acknowledged(commit.records, self._loop.time() - commit.first_at_s)
         self.congested = False
-        if self._resume:
-            resume, self._resume = self._resume, []
-            for call in resume:
-                call()
+        while self._resume and not self.congested:
+            self._resume.popleft()()

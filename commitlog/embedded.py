@@ -35,7 +35,7 @@ from commitlog.partitioner import partition_for_key
 from commitlog.recovery import Recovered, RecoveryReport, recover, start_journal
 from commitlog.settings import LogSettings
 from commitlog.stats import LogStats
-from commitlog.storage import Storage
+from commitlog.storage import LOG_DIR, RUN_DIR, Storage
 from commitlog.tables import LiveTables
 from commitlog.watermarks import HEARTBEAT_MS, WatermarkWriter
 from commitlog.windows import WINDOWS_TABLE, OpenWindow, last_window, window_change
@@ -43,8 +43,6 @@ from core.clock import Clock
 from core.errors import BadRequestError, NotFoundError, UnavailableError
 from core.threads import SerialThread
 
-LOG_DIR: Final = "log"
-RUN_DIR: Final = "run"
 _TOPIC_NAME: Final = re.compile(rf"[a-zA-Z0-9._-]{{1,{MAX_TOPIC_NAME_CHARS}}}\Z")
 _RECORD_OVERHEAD_BYTES: Final = 64  # generous: what a record takes in a batch beyond its key and value
 

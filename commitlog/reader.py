@@ -16,11 +16,10 @@ from commitlog.base import ClosedWindow, Gap, Record, Slice, TopicInfo, Watermar
 from commitlog.batch import HEADER_BYTES, BatchHeader, CorruptBatchError, RawBatch, check_crc, parse_header
 from commitlog.checkpoint import read_checkpoint
 from commitlog.doorbell import DoorbellWaiter
-from commitlog.embedded import LOG_DIR, RUN_DIR
 from commitlog.gaps import DAMAGED, EXPIRED, MISSING
 from commitlog.index import offset_entries, position_for, relative_offset_for_time, time_entries
 from commitlog.segment import INDEX_SUFFIX, TIMEINDEX_SUFFIX, base_offsets, segment_path
-from commitlog.storage import Storage, StorageFile, SystemStorage, partition_dir_name, read_whole
+from commitlog.storage import LOG_DIR, RUN_DIR, Storage, StorageFile, SystemStorage, partition_dir_name, read_whole
 from commitlog.tables import TABLES_DIR, read_snapshot, unpack
 from commitlog.watermarks import WatermarkMap
 from commitlog.windows import WINDOWS_TABLE, window_from_row
@@ -81,8 +80,9 @@ class FileLogReader:
             if batch is None:
                 break
             found = [r for r in batch.records() if offset <= r.offset < mark.high]
-            if found and found[0].offset > offset:
-                gaps.append(Gap(first=offset, next=found[0].offset, reason=MISSING))
+            known = gaps[-1].next if gaps else offset
+            if found and found[0].offset > max(offset, known):
+                gaps.append(Gap(first=max(offset, known), next=found[0].offset, reason=MISSING))
             records.extend(found)
             offset = min(batch.header.last_offset + 1, mark.high)
             room -= batch.header.size_bytes
@@ -170,12 +170,12 @@ class FileLogReader:
             data = cursor.file.read(header.size_bytes, cursor.position)
             if len(data) < header.size_bytes:
                 return None
+            if header.base_offset >= high:
+                return None
             cursor.position += header.size_bytes
             cursor.offset = header.last_offset + 1
             if header.last_offset < offset:
                 continue
-            if header.base_offset >= high:
-                return None
             if check_crc(data, header):
                 return RawBatch(header, data)
             gaps.append(Gap(first=max(offset, header.base_offset), next=header.last_offset + 1, reason=DAMAGED))

@@ -163,6 +163,8 @@ class SystemStorage:
 # macOS has no fdatasync in Python; fsync there does less than F_FULLFSYNC, which is good enough to develop on.
 _fdatasync = getattr(os, "fdatasync", os.fsync)
 
+LOG_DIR = "log"  # below the data directory: topics, journal, tables, checkpoint
+RUN_DIR = "run"  # below the data directory: sockets and maps of the running processes
 TEMPORARY_SUFFIX = ".tmp"
 
 

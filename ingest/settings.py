@@ -20,16 +20,17 @@ class MqttSettings(Section):
     port: Port = Field(1883, description="Port; 0 turns the listener off, `auto` takes any free one.")
     max_connections: int = Field(20_000, ge=1, description="Connections at most; further ones are closed at once.")
     max_packet_size_bytes: SizeBytes = quantity(
-        "1MB", alias="max_packet_size", ge=1024, le=256 << 20, description="Largest packet a client may send."
+        "1MB", alias="max_packet_size", ge=1024, le=4 << 20, description="Largest packet a client may send."
     )
     connect_timeout_s: DurationS = quantity(
         "10s", alias="connect_timeout", gt=0, description="Time a new connection has to send its CONNECT."
     )
     max_keep_alive_s: DurationS = quantity(
-        "20m",
+        "28h",
         alias="max_keep_alive",
         gt=0,
-        description="Silence after which a client that asked for no keep-alive, or a longer one, is taken for dead.",
+        description="Silence after which a client that asked for no keep-alive is taken for dead. The default is "
+        "longer than 1.5 times the longest keep-alive there is.",
     )
     max_topics_per_connection: int = Field(
         10_000,
@@ -50,7 +51,7 @@ class TcpSettings(Section):
         "256KB",
         alias="max_line_size",
         ge=64,
-        le=64 << 20,
+        le=4 << 20,
         description="Longest line; longer ones are refused.",
     )
     idle_timeout_s: DurationS = quantity(

@@ -1,0 +1,195 @@
+"""The edge+log process: listeners in front, the log behind them, the local channel beside them.
+
+It starts in this order, so that nobody is let in before the log is whole: recover, topics, local channel, listeners.
+It stops the other way round: listeners stop accepting and reading, what was read commits and is acknowledged,
+connections close, the log is closed in order. When the disk fails under it, it ends every connection without an
+acknowledgement and exits; the supervisor starts it again, and recovery finds what was acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+from collections.abc import Mapping
+from typing import Any, Final
+
+import structlog
+
+from appliance.edge_metrics import EdgeCollector, metrics_text
+from appliance.process import announce_ready, child_main
+from appliance.settings import Settings
+from commitlog.embedded import EmbeddedLog
+from commitlog.remote import log_handlers
+from commitlog.storage import RUN_DIR, SystemStorage
+from core.channel import ChannelServer, Handler
+from core.clock import SystemClock
+from core.errors import DataDirError, NotFoundError, UnavailableError
+from core.ports import publish_port
+from core.tasks import background
+from ingest.listener import Listener
+from ingest.mqtt import MqttListener
+from ingest.routing import Router
+from ingest.sessions import EVENTS_TOPIC, Sessions
+from ingest.tcp import TcpListener
+from retention.roller import Roller
+
+MAX_SESSION_ROWS: Final = 10_000  # in one answer of the `sessions` verb
+_log = structlog.get_logger("headrace.edge")
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    """Be the edge until `stop` is set. Raises HeadraceError when it cannot start, or when the log has failed."""
+    edge = await Edge.start(settings)
+    announce_ready()
+    await edge.until(stop)
+
+
+class Edge:
+    """The parts of the process, and the order in which they start and stop."""
+
+    def __init__(self, settings: Settings, log: EmbeddedLog, failed: asyncio.Future[Exception]) -> None:
+        """Use `start`."""
+        self._settings = settings
+        self._log = log
+        self._failed = failed
+        self._drained = False
+        self._sessions = Sessions(log, log.boot_id)
+        self._mqtt = MqttListener(settings.mqtt, log, Router(settings.routes), self._sessions)
+        self._tcp = TcpListener(settings.tcp, log, self._sessions)
+        self._listeners: dict[str, Listener] = {"mqtt": self._mqtt, "tcp": self._tcp}
+        self._roller = Roller(log, settings.retention, SystemClock())
+        counters = [listener.counters for listener in self._listeners.values()]
+        self._collector = EdgeCollector(log, counters, self._sessions, self._roller)
+        self._channel = ChannelServer(settings.data_dir / RUN_DIR / "edge.sock", self._handlers())
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @classmethod
+    async def start(cls, settings: Settings) -> Edge:
+        """Recover the log, then let others in."""
+        failed: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+        router = Router(settings.routes)  # a route that cannot work is said before anything is touched
+        log = await _open_log(settings, failed)
+        try:
+            partitions = {topic.name: topic.partitions for topic in settings.topics}
+            for name in sorted({EVENTS_TOPIC, settings.tcp.topic, *router.topics, *partitions}):
+                await log.create_topic(name, partitions.get(name))
+            edge = cls(settings, log, failed)
+            await edge._let_in()
+        except BaseException:
+            await log.close()
+            raise
+        return edge
+
+    async def until(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set, then end in order; or until the log fails, then end at once and raise."""
+        stopping = asyncio.ensure_future(stop.wait())
+        await asyncio.wait((stopping, self._failed), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        await self._end()
+        if self._failed.done():
+            raise UnavailableError(
+                f"the log has failed: {self._failed.result()!r}", where=str(self._settings.data_dir)
+            ) from self._failed.result()
+
+    async def _let_in(self) -> None:
+        self._sessions.edge_started()
+        await self._channel.start()
+        run_dir = self._settings.data_dir / RUN_DIR
+        for name, listener in self._listeners.items():
+            address: Any = getattr(self._settings, name)
+            port = 0 if address.port == 0 else await listener.start(address.host, address.port)
+            publish_port(run_dir, name, port)
+            if port:
+                _log.info("listening", protocol=name, host=address.host, port=port)
+        background(self._roller.run(), "roller", self._tasks)
+
+    async def _end(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        if self._failed.done():
+            for listener in self._listeners.values():
+                listener.fail()
+        await self._drain()
+        await self._channel.close()
+        await self._log.close()
+
+    async def _drain(self) -> None:
+        """Stop accepting and reading, commit and acknowledge what was read, close the connections."""
+        if self._drained:
+            return
+        self._drained = True
+        for listener in self._listeners.values():
+            await listener.drain()
+        await self._log.drain()
+        for listener in self._listeners.values():
+            await listener.close()
+
+    def _handlers(self) -> Mapping[str, Handler]:
+        async def sessions(args: Mapping[str, Any]) -> Any:
+            limit = min(int(args.get("limit", MAX_SESSION_ROWS)), MAX_SESSION_ROWS)
+            return {"total": len(self._sessions), "sessions": list(self._sessions.rows(limit))}
+
+        async def metrics(_: Mapping[str, Any]) -> Any:
+            return metrics_text(self._collector)
+
+        async def kick(args: Mapping[str, Any]) -> Any:
+            connection = self._mqtt.clients.get(args["client_id"])
+            if connection is None:
+                raise NotFoundError(f"no client {args['client_id']!r} is connected")
+            connection.close("kicked", abort=True)
+
+        async def drain(_: Mapping[str, Any]) -> Any:
+            await self._drain()
+
+        return {**log_handlers(self._log), "sessions": sessions, "metrics": metrics, "kick": kick, "drain": drain}
+
+
+async def _open_log(settings: Settings, failed: asyncio.Future[Exception]) -> EmbeddedLog:
+    def on_failure(error: Exception) -> None:
+        if not failed.done():
+            _log.error("the log has failed; nothing more is acknowledged", error=repr(error), exc_info=error)
+            failed.set_result(error)
+
+    try:
+        log = await EmbeddedLog.open(
+            settings.data_dir, settings.log, clock=SystemClock(), storage=SystemStorage(), on_failure=on_failure
+        )
+    except OSError as error:
+        raise _cannot_open(settings, error) from error
+    report = log.report
+    _log.info(
+        "log open",
+        clean=report.clean,
+        entries_replayed=report.entries_replayed,
+        records_replayed=report.records_replayed,
+        duration_s=round(report.duration_s, 3),
+    )
+    for cut in report.cuts:
+        _log.warning(
+            "recovery cut", topic=cut.topic, partition=cut.partition, first=cut.first, next=cut.next, reason=cut.reason
+        )
+    for note in report.notes:
+        _log.warning("recovery note", note=note)
+    return log
+
+
+def _cannot_open(settings: Settings, error: OSError) -> DataDirError:
+    where = str(error.filename or settings.data_dir)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        need = settings.log.journal_size_bytes >> 20
+        return DataDirError(
+            "the disk is full: the log cannot be opened",
+            where=where,
+            mend=f"free some space (the journal alone takes {need} MB), or lower log.journal_size",
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return DataDirError(
+            f"the log's files cannot be written ({error.strerror})", where=where, mend="check owner and permissions"
+        )
+    return DataDirError(f"the log cannot be opened: {error}", where=where)
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        child_main("edge", run, use_uvloop=True)

@@ -1,0 +1,117 @@
+"""The edge's counters as Prometheus text. Read when asked for; nothing is counted here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from commitlog.embedded import EmbeddedLog
+from core.histogram import Histogram
+from ingest.counters import ListenerCounters
+from ingest.sessions import Sessions
+from retention.roller import Roller
+
+
+class EdgeCollector(Collector):
+    """Collects what log, listeners and roller count."""
+
+    def __init__(
+        self, log: EmbeddedLog, listeners: Sequence[ListenerCounters], sessions: Sessions, roller: Roller
+    ) -> None:
+        self._log = log
+        self._listeners = listeners
+        self._sessions = sessions
+        self._roller = roller
+
+    def collect(self) -> Iterator[Metric]:
+        """Everything, as of now."""
+        yield from self._log_metrics()
+        yield from self._listener_metrics()
+        yield from self._window_metrics()
+
+    def _log_metrics(self) -> Iterator[Metric]:
+        stats = self._log.stats
+        yield CounterMetricFamily(
+            "headrace_acked_records", "Records acknowledged after their commit.", value=stats.acked_records
+        )
+        yield GaugeMetricFamily(
+            "headrace_unsynced_records", "Records acknowledged but not yet on disk.", value=stats.unsynced_records
+        )
+        yield CounterMetricFamily("headrace_commits", "Commits written to the journal and synced.", value=stats.commits)
+        yield CounterMetricFamily(
+            "headrace_journal_waits", "Commits that waited for a checkpoint to make room.", value=stats.journal_waits
+        )
+        yield CounterMetricFamily(
+            "headrace_journal_bytes", "Bytes written to the journal.", value=self._log.journal_bytes_written
+        )
+        yield CounterMetricFamily(
+            "headrace_segment_bytes", "Bytes written to segments.", value=self._log.segment_bytes_written
+        )
+        yield CounterMetricFamily("headrace_checkpoints", "Checkpoints taken.", value=self._log.checkpoints)
+        yield _histogram(
+            "headrace_ack_latency_seconds",
+            "Time from an append to its acknowledgement; each record counts as the oldest of its commit.",
+            stats.ack_latency_s,
+        )
+        yield _histogram("headrace_sync_seconds", "Time to write and sync one journal entry.", stats.sync_s)
+        report = self._log.report
+        yield GaugeMetricFamily(
+            "headrace_recovery_seconds", "How long recovery took at the last start.", value=report.duration_s
+        )
+        yield GaugeMetricFamily(
+            "headrace_recovery_replayed_records",
+            "Records brought back from the journal.",
+            value=report.records_replayed,
+        )
+        yield GaugeMetricFamily(
+            "headrace_recovery_cuts", "Stretches that recovery could not keep.", value=len(report.cuts)
+        )
+
+    def _listener_metrics(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily("headrace_sessions", "Open sessions.", value=len(self._sessions))
+        connections = GaugeMetricFamily("headrace_connections", "Open connections.", labels=["protocol"])
+        accepted = CounterMetricFamily("headrace_accepted_connections", "Connections accepted.", labels=["protocol"])
+        records = CounterMetricFamily("headrace_received_records", "Records received.", labels=["protocol"])
+        sizes = CounterMetricFamily("headrace_received_bytes", "Bytes of records received.", labels=["protocol"])
+        closed = CounterMetricFamily(
+            "headrace_closed_connections", "Connections refused or closed by the box.", labels=["protocol", "reason"]
+        )
+        refused = CounterMetricFamily(
+            "headrace_refused_lines", "Readings answered with an error and not stored.", labels=["protocol", "reason"]
+        )
+        for counters in self._listeners:
+            label = [counters.protocol]
+            connections.add_metric(label, counters.connections)
+            accepted.add_metric(label, counters.accepted)
+            records.add_metric(label, counters.records)
+            sizes.add_metric(label, counters.size_bytes)
+            for reason, count in counters.refused_connections.items():
+                closed.add_metric([*label, reason], count)
+            for reason, count in counters.refused_lines.items():
+                refused.add_metric([*label, reason], count)
+        yield from (connections, accepted, records, sizes, closed, refused)
+
+    def _window_metrics(self) -> Iterator[Metric]:
+        windows = CounterMetricFamily("headrace_windows_closed", "Windows closed.", labels=["topic", "reason"])
+        for (topic, reason), count in self._roller.closed.items():
+            windows.add_metric([topic, reason], count)
+        yield windows
+
+
+def metrics_text(collector: EdgeCollector) -> str:
+    """Prometheus text format of everything the collector knows."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(collector)
+    return generate_latest(registry).decode()
+
+
+def _histogram(name: str, documentation: str, histogram: Histogram) -> HistogramMetricFamily:
+    return HistogramMetricFamily(name, documentation, buckets=histogram.cumulative(), sum_value=histogram.sum)

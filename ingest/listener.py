@@ -1,0 +1,249 @@
+"""What every listener is: a socket that accepts, a bounded set of connections, a slow sweep for the silent ones.
+
+The sweep stands in for a timer per connection: each second every connection is asked once whether it has been heard
+(`tick`), a tenth of them every 100 ms, so that thousands of idle connections cost the loop no pause.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, Final
+
+import structlog
+
+from commitlog.base import Appender
+from core.errors import ConfigError, PortTakenError
+from core.logs import LimitedLog
+from ingest.counters import ListenerCounters
+from ingest.sessions import Sessions
+
+_SLICES: Final = 10
+_SWEEP_S: Final = 1.0
+_CLOSE_PATIENCE_S: Final = 2.0  # for clients to take the acknowledgements written to them
+_BACKLOG: Final = 4096  # a fleet that reconnects at once; the kernel caps it at net.core.somaxconn
+MAX_STASHED_BYTES: Final = 32 << 20  # chunks put aside under congestion by all connections of a listener together
+_WRITE_HIGH_WATER_BYTES: Final = 64 << 10  # acknowledgements a client may leave unread before it is not read from
+
+
+class Connection(asyncio.Protocol):
+    """One client's connection: reads only while the log and the client keep up."""
+
+    __slots__ = ("_stashed", "_unread", "heard", "listener", "reason", "transport")
+
+    def __init__(self, listener: Listener) -> None:
+        self.listener = listener
+        self.transport: Any = None
+        self.heard = True
+        self.reason = ""
+        self._unread = False
+        self._stashed = b""
+
+    @property
+    def peer(self) -> str:
+        """The client's address."""
+        name = self.transport.get_extra_info("peername")
+        return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else str(name or "unix")
+
+    @abstractmethod
+    def opened(self) -> None:
+        """The connection was admitted."""
+
+    @abstractmethod
+    def take(self, data: bytes) -> None:
+        """A chunk arrived and the log has room for it."""
+
+    @abstractmethod
+    def tick(self) -> None:
+        """A second has passed."""
+
+    @abstractmethod
+    def ended(self, reason: str) -> None:
+        """The connection is gone."""
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: Any) -> None:
+        """Admit or refuse."""
+        self.transport = transport
+        transport.set_write_buffer_limits(high=_WRITE_HIGH_WATER_BYTES)
+        if not self.listener.admit(self):
+            self.reason = "refused"
+            transport.abort()
+            return
+        self.opened()
+
+    def data_received(self, data: bytes) -> None:
+        """A chunk arrived. Under congestion it is put aside, at most one per connection, and reading stops."""
+        if self.listener.log.congested or self._stashed:
+            self._put_aside(data)
+            return
+        self.take(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone, whoever ended it."""
+        if self.listener.forget(self):
+            self.ended(self.reason or ("connection lost" if exc else "closed by the client"))
+
+    def pause_writing(self) -> None:
+        """The client does not read its acknowledgements: do not read its publishes either."""
+        self._unread = True
+        self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """It has read them."""
+        self._unread = False
+        self._read_on()
+
+    # for subclasses and the listener
+
+    def close(self, reason: str, *, abort: bool = False) -> None:
+        """End the connection; what was written still goes out unless `abort`."""
+        if not self.reason:
+            self.reason = reason
+            self.listener.counters.refused_connections[reason] += 1
+        if abort:
+            self.transport.abort()
+        else:
+            self.transport.close()
+
+    def _put_aside(self, data: bytes) -> None:
+        listener = self.listener
+        if listener.stashed_bytes + len(data) > MAX_STASHED_BYTES:
+            self.close("overloaded", abort=True)  # nothing of the chunk was acknowledged: the client resends
+            return
+        if not self._stashed:
+            listener.log.when_clear(self._take_stashed)
+        self._stashed += data
+        listener.stashed_bytes += len(data)
+        self.transport.pause_reading()
+
+    def _take_stashed(self) -> None:
+        data, self._stashed = self._stashed, b""
+        self.listener.stashed_bytes -= len(data)
+        if self.transport.is_closing():
+            return
+        self.data_received(data)
+        self._read_on()
+
+    def _read_on(self) -> None:
+        if not self._unread and not self._stashed and not self.transport.is_closing() and not self.listener.draining:
+            self.transport.resume_reading()
+
+
+class Listener:
+    """Accepts connections of one protocol and keeps them within limits."""
+
+    def __init__(
+        self,
+        protocol: str,
+        log: Appender,
+        sessions: Sessions,
+        *,
+        max_connections: int,
+        make: Callable[[], Connection],
+    ) -> None:
+        self.counters = ListenerCounters(protocol)
+        self.log = log
+        self.sessions = sessions
+        self.draining = False
+        self.stashed_bytes = 0
+        self.lines = LimitedLog(structlog.get_logger(f"headrace.{protocol}"))
+        self._protocol = protocol
+        self._max_connections = max_connections
+        self._make = make
+        self._server: asyncio.Server | None = None
+        self._empty = asyncio.Event()
+        self._slices: list[set[Connection]] = [set() for _ in range(_SLICES)]
+        self._sweep_timer: asyncio.TimerHandle | None = None
+
+    async def start(self, host: str, port: int | str) -> int:
+        """Listen; returns the port. Raises PortTakenError, or ConfigError for an address this machine does not have."""
+        loop = asyncio.get_running_loop()
+        number = 0 if port == "auto" else int(port)
+        try:
+            self._server = await loop.create_server(self._make, host, number, backlog=_BACKLOG)
+        except OSError as error:
+            raise _cannot_listen(self._protocol, host, number, error) from error
+        self._sweep_timer = loop.call_later(_SWEEP_S / _SLICES, self._sweep, 0)
+        bound: int = self._server.sockets[0].getsockname()[1]
+        return bound
+
+    async def drain(self) -> None:
+        """Accept nothing more and read nothing more; what was read is left to commit."""
+        self.draining = True
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for connection in self._all():
+            connection.transport.pause_reading()
+
+    async def close(self) -> None:
+        """End every connection, after what was written to it; a client that does not read is not waited for long."""
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
+            self._sweep_timer = None
+        for patience_s, abort in ((_CLOSE_PATIENCE_S, False), (None, True)):
+            self._empty.clear()
+            for connection in self._all():
+                connection.close("shutdown", abort=abort)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience_s):
+                    while self.counters.connections:
+                        await self._empty.wait()
+        self.lines.flush()
+
+    def fail(self) -> None:
+        """The log has failed: end every connection at once, so that clients resend what was not acknowledged."""
+        for connection in self._all():
+            connection.close("log failed", abort=True)
+
+    def admit(self, connection: Connection) -> bool:
+        """Count a connection in, unless there are too many."""
+        counters = self.counters
+        if self.draining or counters.connections >= self._max_connections:
+            counters.refused_connections["too many connections"] += 1
+            self.lines.warning("connection refused: too many", limit=self._max_connections)
+            return False
+        self._slices[counters.accepted % _SLICES].add(connection)
+        counters.accepted += 1
+        counters.connections += 1
+        return True
+
+    def forget(self, connection: Connection) -> bool:
+        """Count a connection out; False if it never was in."""
+        for connections in self._slices:
+            if connection in connections:
+                connections.remove(connection)
+                self.counters.connections -= 1
+                if not self.counters.connections:
+                    self._empty.set()
+                return True
+        return False
+
+    def _all(self) -> list[Connection]:
+        return [connection for connections in self._slices for connection in connections]
+
+    def _sweep(self, index: int) -> None:
+        for connection in list(self._slices[index]):
+            connection.tick()
+        if index == 0:
+            self.lines.flush()
+        loop = asyncio.get_running_loop()
+        self._sweep_timer = loop.call_later(_SWEEP_S / _SLICES, self._sweep, (index + 1) % _SLICES)
+
+
+def _cannot_listen(protocol: str, host: str, port: int, error: OSError) -> Exception:
+    where = f"{protocol}.host = {host!r}, {protocol}.port = {port}"
+    if error.errno == errno.EADDRINUSE:
+        mend = f"stop the program that has it, or choose another port: --set {protocol}.port=auto takes any free one"
+        return PortTakenError(f"port {port} on {host} is already in use", where=where, mend=mend)
+    if error.errno == errno.EACCES:
+        return ConfigError(f"no permission to listen on port {port}", where=where, mend="use a port above 1023")
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        return ConfigError(f"{host!r} is not an address of this machine", where=where, mend="127.0.0.1, for example")
+    return ConfigError(f"cannot listen: {error}", where=where)

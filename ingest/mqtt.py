@@ -1,0 +1,214 @@
+"""The MQTT listener: sockets around `wire.mqtt`, the log behind it.
+
+The hot path: a chunk arrives, the protocol core puts every publish of it straight into its partition's open batches
+and hands back the PUBACKs; they are registered with the log once for the whole chunk, and written when the commit is on
+disk. What depends on the MQTT topic alone is computed at its first publish on the connection (`_resolve`) and kept by
+the core.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any, Final
+
+from commitlog.base import Appender, Header
+from commitlog.partitioner import partition_for_key
+from ingest.headers import DEVICE, FIELD, MQTT_DUP, MQTT_QOS, MQTT_RETAIN, MQTT_TOPIC
+from ingest.listener import Connection, Listener
+from ingest.routing import Router
+from ingest.sessions import Session, Sessions
+from ingest.settings import MqttSettings
+from wire.mqtt.errors import ProtocolError
+from wire.mqtt.events import Connected, Disconnected, Refused, SubscriptionsRefused, Target
+from wire.mqtt.packets import FLAG_DUP, FLAG_QOS_1, FLAG_QOS_2, FLAG_RETAIN, ConnAck, Connect, Will
+from wire.mqtt.server import ServerConnection
+
+PROTOCOL: Final = "mqtt"
+
+
+class MqttListener(Listener):
+    """Listens for MQTT clients; knows the connection of every client id."""
+
+    def __init__(self, settings: MqttSettings, log: Appender, router: Router, sessions: Sessions) -> None:
+        super().__init__(
+            PROTOCOL, log, sessions, max_connections=settings.max_connections, make=lambda: MqttConnection(self)
+        )
+        self.settings = settings
+        self.router = router
+        self.clients: dict[str, MqttConnection] = {}
+
+
+class MqttConnection(Connection):
+    """One MQTT client."""
+
+    __slots__ = ("_core", "_limit_s", "_session", "_silent_s", "_will")
+    listener: MqttListener
+
+    def __init__(self, listener: MqttListener) -> None:
+        super().__init__(listener)
+        settings = listener.settings
+        self._core = ServerConnection(
+            resolve=self._resolve,
+            on_connect=self._connect,
+            max_packet_size_bytes=settings.max_packet_size_bytes,
+            max_topics=settings.max_topics_per_connection,
+        )
+        self._session: Session | None = None
+        self._will: Will | None = None
+        self._silent_s = 0
+        self._limit_s = settings.connect_timeout_s
+
+    # -- Connection
+
+    def opened(self) -> None:
+        """See `Connection.opened`: nothing happens before CONNECT."""
+
+    def take(self, data: bytes) -> None:
+        """See `Connection.take`. The hot path."""
+        self.heard = True
+        listener = self.listener
+        core = self._core
+        log = listener.log
+        error: ProtocolError | None = None
+        try:
+            core.receive(data, log.now_ms())
+        except ProtocolError as broken:
+            error = broken
+        taken = core.taken
+        if taken:
+            size_bytes = core.size_bytes
+            counters = listener.counters
+            counters.records += taken
+            counters.size_bytes += size_bytes
+            if core.acks:
+                log.appended(taken, size_bytes, self, core.acks)
+            else:
+                log.appended(taken, size_bytes)
+        if core.out:
+            self.transport.write(bytes(core.out))
+        if core.events:
+            self._note(core)
+        if error is not None:
+            self._protocol_error(error)
+
+    def tick(self) -> None:
+        """See `Connection.tick`: time to CONNECT, then keep-alive [MQTT-3.1.2-24]."""
+        if self.heard and self._session is not None:
+            self.heard = False
+            self._silent_s = 0
+            return
+        self._silent_s += 1
+        if self._silent_s > self._limit_s:
+            self.close("keep-alive timeout" if self._session is not None else "connect timeout", abort=True)
+
+    def ended(self, reason: str) -> None:
+        """See `Connection.ended`: the will, then the end of the session's devices."""
+        session = self._session
+        if session is None:
+            return
+        if self.listener.clients.get(session.client_id) is self:
+            del self.listener.clients[session.client_id]
+        if self._will is not None:
+            self._publish_will(self._will)
+        self.listener.sessions.close(session, reason)
+
+    # -- Waiter
+
+    def committed(self, token: Any) -> None:
+        """See `Waiter.committed`: the PUBACKs of a chunk."""
+        if not self.transport.is_closing():
+            self.transport.write(token)
+
+    def failed(self, token: Any) -> None:
+        """See `Waiter.failed`: no PUBACK, and a client resends only after it has reconnected."""
+        self.close("log failed", abort=True)
+
+    # -- CONNECT
+
+    def _connect(self, connect: Connect) -> ConnAck:
+        listener = self.listener
+        client_id = connect.client_id or f"auto-{secrets.token_hex(8)}"  # [MQTT-3.1.3-6]
+        before = listener.clients.get(client_id)
+        if before is not None:
+            before.close("taken over", abort=True)  # [MQTT-3.1.4-2]
+        listener.clients[client_id] = self
+        self._session = listener.sessions.open(PROTOCOL, self.peer, client_id=client_id, username=connect.username)
+        self._will = connect.will
+        keep_alive_s = connect.keep_alive_s * 1.5
+        self._limit_s = keep_alive_s or listener.settings.max_keep_alive_s
+        # No session state is kept beyond a connection yet: the server has nothing to resume [MQTT-3.2.2-3].
+        return ConnAck(session_present=False)
+
+    # -- PUBLISH, once per MQTT topic and flags
+
+    def _resolve(self, mqtt_topic: str, flags: int) -> Target:
+        session = self._session
+        assert session is not None  # the core resolves nothing before CONNECT was accepted
+        listener = self.listener
+        routed = listener.router.route(mqtt_topic, client_id=session.client_id, username=session.username)
+        if routed.device is not None:
+            if len(session.devices) >= listener.settings.max_topics_per_connection:
+                listener.sessions.release_devices(session, "too many devices in one session")
+                self._core.forget_topics()
+            listener.sessions.device_seen(session, routed.device)
+        partitions = listener.log.partitions(routed.topic)
+        key = routed.key.encode()
+        headers: list[Header] = [(MQTT_TOPIC, mqtt_topic.encode()), *_facts(flags)]
+        if routed.device != routed.key:
+            headers.append((DEVICE, (routed.device or "").encode()))
+        if routed.field is not None:
+            headers.append((FIELD, routed.field.encode()))
+        return partitions[partition_for_key(key, len(partitions))].append, key, headers
+
+    def _publish_will(self, will: Will) -> None:
+        """[MQTT-3.1.2-8]: the client vanished without DISCONNECT."""
+        flags = (FLAG_RETAIN if will.retain else 0) | will.qos << 1
+        append, key, headers = self._resolve(will.topic, flags)
+        append(self.listener.log.now_ms(), key, will.payload, headers)
+        self.listener.log.appended(1, len(will.payload))
+
+    # -- rare things
+
+    def _note(self, core: ServerConnection) -> None:
+        for event in core.events:
+            match event:
+                case Connected():
+                    self.heard = True
+                case Disconnected():
+                    self._will = None  # [MQTT-3.14.4-3]
+                    self.reason = "disconnected"
+                    self.transport.close()
+                case Refused(return_code=code, what=what):
+                    self.listener.lines.info("connect refused", code=int(code), what=what, peer=self.peer)
+                    self.close("connect refused")
+                case SubscriptionsRefused():
+                    self.listener.lines.info(
+                        "subscription refused: subscriptions are not offered yet", client_id=self._client_id
+                    )
+
+    def _protocol_error(self, error: ProtocolError) -> None:
+        self.listener.lines.warning(
+            "protocol error",
+            what=error.what,
+            where=error.where,
+            mend=error.mend,
+            client_id=self._client_id,
+            peer=self.peer,
+        )
+        self.close(error.reason)
+
+    @property
+    def _client_id(self) -> str:
+        return self._session.client_id if self._session is not None else ""
+
+
+def _facts(flags: int) -> list[Header]:
+    """Headers for what the flags of a PUBLISH say beyond the usual QoS 1."""
+    facts: list[Header] = []
+    if not flags & FLAG_QOS_1:
+        facts.append((MQTT_QOS, b"2" if flags & FLAG_QOS_2 else b"0"))
+    if flags & FLAG_RETAIN:
+        facts.append((MQTT_RETAIN, b"1"))
+    if flags & FLAG_DUP:
+        facts.append((MQTT_DUP, b"1"))
+    return facts

@@ -1,0 +1,137 @@
+"""Sessions: who is connected, and which devices speak through whom.
+
+A session is one connection; a device is connected while any session is open in which it has published. The topic
+`device.events` tells: `connected` at a device's first publish in a session, `disconnected` for each of its devices at
+the session's end, and `edge.started` at the start of this process, in every partition, which ends all older sessions.
+Events are ordinary records, appended to the open commit like the readings beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, Final
+
+import msgspec
+
+from commitlog.base import Appender
+from commitlog.partitioner import partition_for_key
+
+EVENTS_TOPIC: Final = "device.events"
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class Session:
+    """One open connection and the devices that have published in it."""
+
+    __slots__ = ("client_id", "devices", "peer", "protocol", "session_id", "since_ms", "username")
+
+    def __init__(
+        self,
+        *,
+        session_id: str,
+        protocol: str,
+        peer: str,
+        since_ms: int,
+        client_id: str = "",
+        username: str | None = None,
+    ) -> None:
+        self.session_id = session_id
+        self.protocol = protocol
+        self.peer = peer
+        self.since_ms = since_ms
+        self.client_id = client_id
+        self.username = username
+        self.devices: set[str] = set()
+
+
+class Sessions:
+    """All open sessions, and the device events that they cause."""
+
+    def __init__(self, log: Appender, boot_id: str) -> None:
+        self._log = log
+        self._boot_id = boot_id
+        self._partitions = log.partitions(EVENTS_TOPIC)
+        self._open: dict[str, Session] = {}
+        self._last_number = 0
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def edge_started(self) -> None:
+        """End every session of an older boot: one record in every partition."""
+        value = _encode({"event": "edge.started", "boot_id": self._boot_id})
+        now = self._log.now_ms()
+        for partition in self._partitions:
+            partition.append(now, None, value, [])
+        self._log.appended(len(self._partitions), len(value) * len(self._partitions))
+
+    def open(self, protocol: str, peer: str, *, client_id: str = "", username: str | None = None) -> Session:
+        """A connection is accepted."""
+        self._last_number += 1
+        session = Session(
+            session_id=f"{self._boot_id[:8]}-{self._last_number}",
+            protocol=protocol,
+            peer=peer,
+            since_ms=self._log.now_ms(),
+            client_id=client_id,
+            username=username,
+        )
+        self._open[session.session_id] = session
+        return session
+
+    def device_seen(self, session: Session, device: str) -> None:
+        """A device publishes; its first time in a session is an event."""
+        if device in session.devices:
+            return
+        session.devices.add(device)
+        self._append(
+            device,
+            {
+                "event": "connected",
+                "device": device,
+                "session": session.session_id,
+                "client_id": session.client_id,
+                "protocol": session.protocol,
+                "peer": session.peer,
+                "boot_id": self._boot_id,
+            },
+        )
+
+    def close(self, session: Session, reason: str) -> None:
+        """A connection has ended: an event for each of its devices."""
+        self._open.pop(session.session_id, None)
+        self.release_devices(session, reason)
+
+    def release_devices(self, session: Session, reason: str) -> None:
+        """A session's devices no longer count as connected through it."""
+        for device in sorted(session.devices):
+            event = {
+                "event": "disconnected",
+                "device": device,
+                "session": session.session_id,
+                "reason": reason,
+                "boot_id": self._boot_id,
+            }
+            self._append(device, event)
+        session.devices.clear()
+
+    def rows(self, limit: int) -> Iterator[dict[str, Any]]:
+        """The oldest open sessions, as the API shows them."""
+        for session in islice(self._open.values(), limit):
+            yield {
+                "session": session.session_id,
+                "client_id": session.client_id,
+                "username": session.username,
+                "protocol": session.protocol,
+                "peer": session.peer,
+                "since_ms": session.since_ms,
+                "devices": len(session.devices),
+            }
+
+    def _append(self, device: str, event: dict[str, str]) -> None:
+        key = device.encode()
+        value = _encode(event)
+        partition = self._partitions[partition_for_key(key, len(self._partitions))]
+        partition.append(self._log.now_ms(), key, value, [])
+        self._log.appended(1, len(value))

@@ -35,6 +35,7 @@ from appliance.toml_lines import TomlPath
 from commitlog.settings import LogSettings, TopicSettings
 from core.errors import ConfigError
 from core.settings import Section
+from ingest.routing import Route
 from ingest.settings import DEFAULT_ROUTES, MqttSettings, RouteSettings, TcpSettings
 from retention.settings import RetentionSettings
 from sink.settings import SinkSettings
@@ -149,12 +150,21 @@ def load_with_origins(
 
 def _bad_combinations(settings: Settings, found: Collected) -> Iterator[Problem]:
     """What is wrong although each value alone is right."""
+    yield from _routes_that_cannot_work(settings, found)
     yield from _repeated(found, "routes", "filter", [route.filter for route in settings.routes])
     yield from _repeated(found, "topics", "name", [topic.name for topic in settings.topics])
     listening = [name for name in LISTENERS if getattr(settings, name).port != 0]
     if not settings.security.allow_anonymous_network:
         yield from (problem for name in listening for problem in _open_to_network(name, settings, found))
     yield from _same_port(listening, settings, found)
+
+
+def _routes_that_cannot_work(settings: Settings, found: Collected) -> Iterator[Problem]:
+    for number, route in enumerate(settings.routes):
+        try:
+            Route(route)
+        except ConfigError as error:
+            yield Problem(what=error.what, where=_where(found, ("routes", number, "filter")), mend=error.mend)
 
 
 def _repeated(found: Collected, table: str, key: str, values: Sequence[str]) -> Iterator[Problem]:

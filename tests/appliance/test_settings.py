@@ -282,6 +282,12 @@ def test_other_hosts(host: str) -> None:
     assert not is_loopback(host)
 
 
+def test_a_route_that_cannot_work_is_refused_where_it_stands(tmp_path: Path) -> None:
+    error = refused(tmp_path, '[[routes]]\nfilter = "a/{device}"\n[[routes]]\ntopic = "t"\nfilter = "b/#/c"\n')
+    assert "the route 'b/#/c' cannot be used" in error.what
+    assert error.where.endswith("line 5")
+
+
 def test_two_listeners_on_one_port_are_refused(tmp_path: Path) -> None:
     error = refused(tmp_path, None, ["http.port=1883"])
     assert error.what == "http.port and mqtt.port are both 1883"
@@ -291,7 +297,7 @@ def test_two_listeners_on_one_port_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("toml", "line"),
     [
-        ('[[routes]]\nfilter = "a/#"\n[[routes]]\nfilter = "a/#"\n', 4),
+        ('[[routes]]\nfilter = "a/{device}"\n[[routes]]\nfilter = "a/{device}"\n', 4),
         ('[[topics]]\nname = "a"\n\n[[topics]]\nname = "b"\n[[topics]]\nname = "a"\n', 7),
     ],
 )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from commitlog.base import ClosedWindow
-from sink.columns import RAW_COLUMNS, FieldStatistics
+from sink.columns import MAX_FIELDS, RAW_COLUMNS, FieldStatistics
 from sink.decode import Decoder, Facts, RawDecoder, UndecodableError
 from sink.plan import PLAN_VERSION, FileKind, Plan, PlannedFile, file_path, offsets_by_name
 from sink.records import Cursor, WindowRecords
@@ -95,7 +95,7 @@ class Survey:
         self._limits = limits
         self._raw = isinstance(decoder, RawDecoder)
         self._facts = Facts()
-        self._fields = FieldStatistics()
+        self._fields = FieldStatistics(MAX_FIELDS)
         self._dates: set[int] = set()
         self._blocks: dict[tuple[FileKind, int], _Blocks] = {}
         self._quarantined: dict[str, int] = {}

@@ -1,0 +1,382 @@
+from __future__ import annotations
+
+import os
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from commitlog.base import Gap
+from sink.base import (
+    BackOffError,
+    CancelFlag,
+    Export,
+    ExportCancelledError,
+    Lost,
+    NotConnectedError,
+    RecordsFailedError,
+)
+from sink.parquet import RAW, ParquetSink, TopicFormat
+from sink.plan import file_path, from_json, topic_folder
+from sink.rows import groups
+from sink.storage import Storage
+from sink.survey import Limits
+from tests.sink.sink_fakes import DAY_MS, T0, FakeLog, FaultyStorage, lake_rows
+
+SECOND = T0 // 1000
+
+
+def make_sink(lake: Path, **options: Any) -> ParquetSink:
+    formats = options.pop("formats", {})
+    settings = {"limits": Limits(rows=1000), "software": "headrace 0", "storage": FaultyStorage(), **options}
+    return ParquetSink(lake, format_of=lambda topic: formats.get(topic, TopicFormat()), **settings)
+
+
+def export(lake: Path, log: FakeLog, topic: str = "telemetry", **options: Any) -> Export:
+    """Close the open window of a topic and write it."""
+    sink = make_sink(lake, **options)
+    sink.open({})
+    try:
+        window = log.close_window(topic)
+        done = sink.write(window, log, CancelFlag())
+        sink.settle(window)
+        return done
+    finally:
+        sink.close()
+
+
+@pytest.fixture(name="log")
+def _log() -> FakeLog:
+    log = FakeLog()
+    log.topic()
+    return log
+
+
+def test_rows_have_our_columns_around_the_payload(tmp_path: Path, log: FakeLog) -> None:
+    log.put({"ts": SECOND + 1, "temp": 21.5, "on": True}, headers=[("mqtt.topic", b"devices/press-1/x")])
+    log.put({"temp": 22}, partition=1, headers=[("headrace.device", b"")], timestamp=T0 + 5)
+    export(tmp_path, log)
+    first, second = lake_rows(tmp_path)
+    assert list(first)[:10] == [
+        *("device", "ts", "received_at", "on", "temp", "_topic", "_partition", "_offset", "_row", "date")
+    ]
+    received = datetime.fromtimestamp(SECOND, UTC)
+    assert (first["device"], first["temp"], first["on"]) == ("press-1", 21.5, True)
+    assert (first["received_at"], (first["ts"] - received).total_seconds()) == (received, 1)
+    assert (first["_topic"], first["_partition"], first["_offset"], first["_row"]) == ("devices/press-1/x", 0, 0, 0)
+    assert (second["device"], second["temp"], second["on"], second["_topic"]) == (None, 22.0, None, None)
+    assert second["ts"] == second["received_at"] == datetime.fromtimestamp((T0 + 5) / 1000, UTC)
+
+
+def test_time_that_cannot_be_used_is_kept_beside(tmp_path: Path, log: FakeLog) -> None:
+    log.put({"ts": "soon"})
+    log.put({"ts": SECOND + 90_000_000})
+    export(tmp_path, log)
+    rows = lake_rows(tmp_path)
+    assert [row["ts"] == row["received_at"] for row in rows] == [True, True]
+    assert {(row["payload_ts"], row["payload_ts__other"]) for row in rows} == {
+        (None, '"soon"'),
+        (SECOND + 90_000_000, None),
+    }
+
+
+def test_clashes_are_counted_and_kept(tmp_path: Path, log: FakeLog) -> None:
+    for value in (1, 2.5, "off", True, {"a": 1}, None):
+        log.put({"x": value})
+    done = export(tmp_path, log)
+    assert done.clashes == {"x": 3}
+    rows = [(row["x"], row["x__other"]) for row in lake_rows(tmp_path)]
+    assert rows == [(1.0, None), (2.5, None), (None, '"off"'), (None, "true"), (None, '{"a":1}'), (None, None)]
+
+
+def test_scalars_go_to_value_or_the_named_field(tmp_path: Path, log: FakeLog) -> None:
+    log.put(5)
+    log.put(6, headers=[("headrace.field", b"temp")])
+    log.put(None)
+    export(tmp_path, log)
+    assert [(row["value"], row["temp"]) for row in lake_rows(tmp_path)] == [(5, None), (None, 6), (None, None)]
+
+
+def test_what_is_not_json_is_quarantined_whole(tmp_path: Path, log: FakeLog) -> None:
+    log.put(b"\xff{", raw=True, key=b"press-9", headers=[("mqtt.topic", b"t")], timestamp=T0 + DAY_MS)
+    log.put({"a": 1})
+    done = export(tmp_path, log)
+    assert (done.rows, done.records, done.quarantined) == (1, 2, {"not-json": 1})
+    (row,) = lake_rows(tmp_path, "_quarantine/telemetry")
+    assert list(row) == ["device", "received_at", "payload", "reason", "_topic", "_partition", "_offset", "date"]
+    assert (row["device"], row["payload"], row["reason"], row["_topic"]) == ("press-9", b"\xff{", "not-json", "t")
+    assert str(row["date"]) == "2025-11-21"
+
+
+def test_raw_topics_keep_the_payload_as_bytes(tmp_path: Path) -> None:
+    log = FakeLog()
+    log.topic("mqtt")
+    log.put(b"\x00\xff", topic="mqtt", raw=True, headers=[("headrace.device", b"")])
+    log.put(b'{"ts":1}', topic="mqtt", raw=True)
+    export(tmp_path, log, "mqtt", formats={"mqtt": RAW})
+    rows = lake_rows(tmp_path, "mqtt")
+    assert [(row["device"], row["payload"]) for row in rows] == [(None, b"\x00\xff"), ("press-1", b'{"ts":1}')]
+    assert all(row["ts"] == row["received_at"] for row in rows)
+
+
+def test_files_are_cut_by_rows_and_sorted_by_device_and_time(tmp_path: Path, log: FakeLog) -> None:
+    for number in range(25):
+        log.put({"ts": SECOND - number, "n": number}, key=b"d%d" % (number % 3), partition=number % 2)
+    log.put({"n": 99}, headers=[("headrace.device", b"")])
+    done = export(tmp_path, log, limits=Limits(rows=10))
+    assert sorted(file.rows for file in done.files) == [6, 10, 10]
+    for file in done.files:
+        table = pq.read_table(tmp_path / file.path, partitioning=None)
+        order = [(row["device"] is None, row["device"], row["ts"]) for row in table.to_pylist()]
+        assert order == sorted(order)
+    assert [row["n"] for row in lake_rows(tmp_path)][:3] == [0, 2, 4]
+
+
+@pytest.mark.parametrize("limits", [Limits(rows=1000, payload_bytes=400), Limits(rows=1000, cells=100)])
+def test_files_are_cut_by_bytes_and_cells_too(tmp_path: Path, log: FakeLog, limits: Limits) -> None:
+    for number in range(50):
+        log.put({"n": number, "pad": "x" * 20})
+    done = export(tmp_path, log, limits=limits)
+    assert len(done.files) > 4
+    assert [row["n"] for row in lake_rows(tmp_path)] == list(range(50))
+
+
+def test_dates_beyond_the_limit_are_filed_where_they_were_received(tmp_path: Path, log: FakeLog) -> None:
+    for number in range(10):
+        log.put({"ts": SECOND - 86_400 * number, "n": number})
+    done = export(tmp_path, log, limits=Limits(rows=1000, dates=3))
+    assert {file.date for file in done.files} == {"2025-11-20", "2025-11-19", "2025-11-18"}
+    rows = lake_rows(tmp_path)
+    assert [row["n"] for row in rows] == list(range(10))
+    assert rows[9]["ts"] == datetime.fromtimestamp(SECOND - 86_400 * 9, UTC)
+
+
+def test_fields_beyond_the_limit_go_to_one_column(
+    tmp_path: Path, log: FakeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sink.survey.MAX_FIELDS", 2)
+    for number in range(4):
+        log.put({f"f{number}": number, "all": 1})
+    export(tmp_path, log)
+    rows = lake_rows(tmp_path)
+    assert [row["f0"] for row in rows] == [0, None, None, None]
+    assert [row["_more"] for row in rows] == [None, '{"f1":1}', '{"f2":2}', '{"f3":3}']
+
+
+def test_metadata_and_types_are_what_the_docs_say(tmp_path: Path, log: FakeLog) -> None:
+    log.put({"i": 1, "f": 1.5, "b": True, "s": "x", "j": [1]})
+    done = export(tmp_path, log)
+    path = tmp_path / done.files[0].path
+    with pq.ParquetFile(path) as stored:
+        schema, metadata = stored.schema_arrow, stored.metadata
+    stamp = pa.timestamp("us", tz="UTC")
+    assert {name: schema.field(name).type for name in ("ts", "received_at", "i", "f", "b", "s", "j")} == {
+        **{"ts": stamp, "received_at": stamp, "i": pa.int64(), "f": pa.float64()},
+        **{"b": pa.bool_(), "s": pa.string(), "j": pa.string()},
+    }
+    assert schema.field("_partition").type == schema.field("_row").type == pa.int32()
+    facts = {key.decode(): value.decode() for key, value in metadata.metadata.items() if key.startswith(b"headrace.")}
+    assert facts["headrace.topic"] == "telemetry"
+    assert (facts["headrace.window"], facts["headrace.rows"], facts["headrace.part"]) == ("0", "1", "0")
+    assert facts["headrace.offsets"] == '{"0":[0,1],"1":[0,0]}'
+    assert (facts["headrace.decoder"], facts["headrace.software"]) == ("json/1", "headrace 0")
+    column = metadata.row_group(0).column(0)
+    assert (column.compression, column.is_stats_set, column.has_column_index) == ("ZSTD", True, True)
+    assert path.name.startswith("20251120T100000Z-")
+
+
+def test_polars_reads_the_lake(tmp_path: Path, log: FakeLog) -> None:
+    log.put({"ts": SECOND, "temp": 1})
+    export(tmp_path, log)
+    log.put({"ts": SECOND + 1, "temp": 2, "other": "x"})
+    export(tmp_path, log)
+    pattern = str(tmp_path / "telemetry/**/*.parquet")
+    frame = pl.scan_parquet(pattern, missing_columns="insert", extra_columns="ignore", hive_partitioning=True).collect()
+    assert sorted(frame["temp"].to_list()) == [1, 2]
+    assert frame.schema["ts"] == pl.Datetime("us", "UTC")
+
+
+def test_offsets_that_are_missing_are_listed(tmp_path: Path, log: FakeLog) -> None:
+    for offset in (0, 1, 5, 6, 9):
+        log.put({"n": offset}, offset=offset)
+    log.gaps["telemetry", 0] = [Gap(first=3, next=5, reason="corrupt")]
+    assert export(tmp_path, log).lost == (
+        Lost(partition=0, first=2, next=3, reason="not in the log"),
+        Lost(partition=0, first=3, next=5, reason="corrupt"),
+        Lost(partition=0, first=7, next=9, reason="not in the log"),
+    )
+
+
+def test_window_that_cannot_be_read_to_its_end_yet_is_put_off(tmp_path: Path, log: FakeLog) -> None:
+    log.put({"n": 1})
+    window = log.close_window(**{"1": (0, 0)})
+    ahead = type(window)(**{**{n: getattr(window, n) for n in window.__slots__}, "offsets": {0: (0, 2), 1: (0, 0)}})
+    sink = make_sink(tmp_path)
+    sink.open({})
+    with pytest.raises(BackOffError, match="up to offset 1, the window needs 2"):
+        sink.write(ahead, log, CancelFlag())
+    sink.close()
+
+
+def test_cancelled_export_leaves_nothing_half_done(tmp_path: Path, log: FakeLog) -> None:
+    class CancelAtCheck(CancelFlag):
+        def __init__(self, at: int) -> None:
+            super().__init__()
+            self.left = at
+
+        def check(self) -> None:
+            self.left -= 1
+            if self.left < 0:
+                self.set()
+            super().check()
+
+    for number in range(20):
+        log.put({"n": number})
+    window = log.close_window()
+    sink = make_sink(tmp_path)
+    sink.open({})
+    cancelled = 0
+    for at in range(20):
+        try:
+            sink.write(window, log, CancelAtCheck(at))
+        except ExportCancelledError:
+            cancelled += 1
+            assert list((tmp_path / ".tmp").iterdir()) == []
+            assert not list((tmp_path).glob("telemetry/**/*.parquet"))
+            continue
+        break
+    assert cancelled == 4
+    assert len(lake_rows(tmp_path)) == 20
+    sink.close()
+
+
+def test_second_process_on_one_lake_is_refused(tmp_path: Path) -> None:
+    first, second = make_sink(tmp_path), make_sink(tmp_path)
+    first.open({})
+    with pytest.raises(NotConnectedError, match="another process"):
+        second.open({})
+    first.close()
+    second.open({})
+    second.close()
+
+
+def test_open_clears_leftovers_but_keeps_unfinished_plans(tmp_path: Path, log: FakeLog) -> None:
+    log.put({"n": 1})
+    window = log.close_window()
+    sink = make_sink(tmp_path)
+    sink.open({})
+    sink.write(window, log, CancelFlag())
+    sink.close()
+    (tmp_path / ".tmp" / "half.parquet").write_bytes(b"PAR1")
+    sink.open({window.topic_id: 0})
+    assert [path.name for path in (tmp_path / ".plans").glob("*.json")] == ["telemetry-00000000000000000000.json"]
+    assert list((tmp_path / ".tmp").iterdir()) == []
+    sink.close()
+    sink.open({window.topic_id: 1})
+    assert list((tmp_path / ".plans").glob("*.json")) == []
+    sink.close()
+
+
+def test_plan_outlives_a_change_of_settings(tmp_path: Path, log: FakeLog) -> None:
+    """What a window was planned as stays, though the topic's decoder and the software have changed since."""
+    log.put({"time": SECOND - 5, "n": 1})
+    window = log.close_window()
+    sink = make_sink(tmp_path, formats={"telemetry": TopicFormat(timestamp_field="time")})
+    sink.open({})
+    first = sink.write(window, log, CancelFlag())
+    sink.close()
+    (tmp_path / first.files[0].path).unlink()
+    sink = make_sink(tmp_path, formats={"telemetry": RAW}, software="headrace 9")
+    sink.open({})
+    assert sink.write(window, log, CancelFlag()) == first
+    sink.close()
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_plan_of_another_release(tmp_path: Path, log: FakeLog, published: bool) -> None:
+    log.put({"n": 1})
+    window = log.close_window()
+    sink = make_sink(tmp_path)
+    sink.open({})
+    done = sink.write(window, log, CancelFlag())
+    plan = tmp_path / ".plans" / "telemetry-00000000000000000000.json"
+    plan.write_text(plan.read_text().replace("json/1", "json/99"))
+    if published:
+        with pytest.raises(RecordsFailedError, match="another release"):
+            sink.write(window, log, CancelFlag())
+    else:
+        (tmp_path / done.files[0].path).unlink()
+        assert sink.write(window, log, CancelFlag()) == done
+    sink.close()
+
+
+def test_plans_that_cannot_be_read_are_made_again(tmp_path: Path, log: FakeLog) -> None:
+    assert from_json(b"{") is None
+    log.put({"n": 1})
+    window = log.close_window()
+    sink = make_sink(tmp_path)
+    sink.open({})
+    (tmp_path / ".plans" / "telemetry-00000000000000000000.json").write_bytes(b"{}")
+    assert sink.write(window, log, CancelFlag()).rows == 1
+    sink.close()
+
+
+def test_names_of_files_differ_by_window_kind_date_and_part(log: FakeLog) -> None:
+    log.put(1)
+    first = log.close_window()
+    log.put(2)
+    second = log.close_window()
+    paths = [
+        file_path(window, kind, date, part)
+        for window in (first, second)
+        for kind in ("rows", "quarantine")
+        for date in ("2025-11-20", "2025-11-21")
+        for part in (0, 1)
+    ]
+    assert max(Counter(path.rsplit("/", 1)[1] for path in paths).values()) == 1
+
+
+def test_topics_that_would_hide_get_a_visible_folder() -> None:
+    names = ["telemetry", "device.events", ".tmp", "_quarantine", ".."]
+    assert [topic_folder(name) for name in names] == ["telemetry", "device.events", "%2Etmp", "%5Fquarantine", "%2E."]
+
+
+def test_groups_hold_what_memory_holds(tmp_path: Path, log: FakeLog) -> None:
+    for number in range(30):
+        log.put({"ts": SECOND - 86_400 * (number % 6)})
+    sink = make_sink(tmp_path, limits=Limits(rows=10))
+    sink.open({})
+    sink.write(log.close_window(), log, CancelFlag())
+    plan = from_json((tmp_path / ".plans" / "telemetry-00000000000000000000.json").read_bytes())
+    assert plan is not None
+    grouped = list(groups(plan.files, Limits(rows=10), 1))
+    assert [sum(file.rows for file in group) for group in grouped] == [10, 10, 10]
+    sink.close()
+
+
+def test_storage_syncs_the_file_before_and_the_folder_after_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    sync, rename = os.fsync, Path.rename
+
+    def fsync(descriptor: int) -> None:
+        calls.append("sync " + Path(f"/proc/self/fd/{descriptor}").resolve().name)
+        sync(descriptor)
+
+    def renamed(source: Path, target: Path) -> Path:
+        calls.append("rename")
+        return rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "rename", renamed)
+    storage = Storage()
+    storage.make_dirs(tmp_path / "a" / "b")
+    storage.replace_text(tmp_path / "a" / "b" / "new", tmp_path / "old", "text")
+    assert calls == [f"sync {tmp_path.name}", "sync a", "sync old", "rename", "sync b"]
+    assert (tmp_path / "a" / "b" / "new").read_text() == "text"

@@ -122,6 +122,16 @@ async def test_connections_dropped_midway_lose_no_reading(protocol: str, lost: V
     assert report.totals.skipped == 0
 
 
+async def test_a_box_that_answers_between_losses_is_come_back_to_without_growing_pauses() -> None:
+    def script(arrival: Arrival) -> Verdict:
+        return Verdict.LOSE_ACK if arrival.attempt == 1 and arrival.seq % 4 == 3 else Verdict.ACK
+
+    patient = Timing(backoff_min_s=0.005, backoff_max_s=3600.0, drain_s=60.0)
+    async with FakeBox(script).listening() as box:
+        report = await _run_until(_options(box, devices=2, timing=patient), lambda: box.connections >= 40)
+    _assert_books_agree(report, box)
+
+
 async def test_refused_lines_are_recorded_and_not_sent_again() -> None:
     def script(arrival: Arrival) -> Verdict:
         return Verdict.REFUSE if arrival.seq % 5 == 0 else Verdict.ACK

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,12 @@ class ApiBox:
 
     def step(self) -> None:
         self.tail.round(self.log.reader())
+
+    def sink_reports(self, text: str, age_ms: int = 0) -> None:
+        path = self.run_dir / "sink.prom"
+        path.write_text(text)
+        at_ns = (self.clock.time_ms() - age_ms) * 1_000_000
+        os.utime(path, ns=(at_ns, at_ns))
 
     def get(self, path: str, status: int = 200, **options: Any) -> Any:
         response = self.client.get(path, **options)

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import os
-
 from prometheus_client.parser import text_string_to_metric_families
 
 from api.metrics import join_parts, sample_values
@@ -12,20 +10,13 @@ from tests.api.api_box import ApiBox
 SINK = '# TYPE headrace_sink_rows_total counter\nheadrace_sink_rows_total{topic="t"} 3\n'
 
 
-def sink_reports(box: ApiBox, age_ms: int = 0) -> None:
-    path = box.run_dir / "sink.prom"
-    path.write_text(SINK)
-    at_ns = (box.clock.time_ms() - age_ms) * 1_000_000
-    os.utime(path, ns=(at_ns, at_ns))
-
-
 def test_healthz_answers_whatever_the_others_do(box: ApiBox) -> None:
     box.log.state = WriterState.STALE
     assert box.get("/healthz") == {"status": "ok"}
 
 
 def test_ready(box: ApiBox) -> None:
-    sink_reports(box)
+    box.sink_reports(SINK)
     box.step()
     assert box.get("/readyz")["ready"] is True
 
@@ -40,20 +31,20 @@ def test_not_ready_says_every_reason(box: ApiBox) -> None:
 
 
 def test_not_ready_without_a_writer(box: ApiBox) -> None:
-    sink_reports(box)
+    box.sink_reports(SINK)
     box.log.state = WriterState.STALE
     box.step()
     assert box.get("/readyz", 503)["reasons"] == ["the edge process, which writes the log, is away"]
 
 
 def test_not_ready_with_a_silent_sink(box: ApiBox) -> None:
-    sink_reports(box, age_ms=61_000)
+    box.sink_reports(SINK, age_ms=61_000)
     box.step()
     assert box.get("/readyz", 503)["reasons"] == ["the sink process has not reported for 61 s"]
 
 
 def test_metrics_of_all_parts(box: ApiBox) -> None:
-    sink_reports(box)
+    box.sink_reports(SINK)
     box.edge["metrics"] = "# TYPE headrace_acked_records_total counter\nheadrace_acked_records_total 7\n"
     box.log.reading("d")
     box.step()
@@ -96,6 +87,6 @@ def test_sample_values_are_of_the_exact_name() -> None:
 
 
 def test_an_unreadable_log_is_a_reason(box: ApiBox) -> None:
-    sink_reports(box)
+    box.sink_reports(SINK)
     box.tail._fail(str(UnavailableError("no run file")))
     assert box.get("/readyz", 503)["reasons"] == ["the log cannot be read (no run file)"]

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis import HealthCheck, given, seed, settings
+from schemathesis import GenerationMode
 
 from tests.api.api_box import ApiBox
-
 
 LOCAL = {"Host": "localhost"}
 
@@ -22,44 +22,46 @@ def _filled_box(run_dir: Path) -> ApiBox:
         box.log.reading("press-17", {"n": number})
         box.log.reading(f"line/{number}", b"\xff")
     box.step()
-    (box.run_dir / "sink.prom").write_text("headrace_sink_rows_total 3\n")
+    box.sink_reports("headrace_sink_rows_total 3\n")
     return box
 
 
-@pytest.fixture
-def api_schema(tmp_path: Path) -> Any:
-    return schemathesis.openapi.from_asgi("/api/v1/openapi.json", _filled_box(tmp_path).app, headers=LOCAL)
-
-
-schema = schemathesis.pytest.from_fixture("api_schema")
-
-
-@schema.parametrize()
-@seed(20261120)
-@settings(
-    max_examples=25,
-    deadline=None,
-    database=None,
-    phases=(Phase.explicit, Phase.generate),
-    suppress_health_check=list(HealthCheck),
+PATHS = (
+    "/api/v1/devices",
+    "/api/v1/devices/{device}",
+    "/api/v1/devices/{device}/readings",
+    "/api/v1/topics",
+    "/api/v1/exports",
+    "/api/v1/sessions",
+    "/healthz",
+    "/readyz",
+    "/metrics",
 )
-def test_the_application_does_what_its_description_says(case: Any) -> None:
-    case.call_and_validate(headers=LOCAL)
+WITHOUT_PARAMETERS = ("/api/v1/topics", "/healthz", "/readyz", "/metrics")
+CASES = [
+    (path, mode)
+    for path in PATHS
+    for mode in GenerationMode
+    if mode is GenerationMode.POSITIVE or path not in WITHOUT_PARAMETERS
+]
+
+
+@pytest.mark.parametrize(("path", "mode"), CASES, ids=lambda value: getattr(value, "value", value))
+def test_the_application_does_what_its_description_says(tmp_path: Path, path: str, mode: GenerationMode) -> None:
+    schema = schemathesis.openapi.from_asgi("/api/v1/openapi.json", _filled_box(tmp_path).app, headers=LOCAL)
+
+    @seed(20261120)
+    @settings(max_examples=25, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(case=schema[path]["GET"].as_strategy(generation_mode=mode))
+    def check(case: Any) -> None:
+        case.call_and_validate(headers=LOCAL)
+
+    check()
 
 
 def test_every_operation_declares_problems_and_an_example_of_success(box: ApiBox) -> None:
     description = box.get("/api/v1/openapi.json")
-    assert set(description["paths"]) == {
-        "/api/v1/devices",
-        "/api/v1/devices/{device}",
-        "/api/v1/devices/{device}/readings",
-        "/api/v1/topics",
-        "/api/v1/exports",
-        "/api/v1/sessions",
-        "/healthz",
-        "/readyz",
-        "/metrics",
-    }
+    assert set(description["paths"]) == set(PATHS)
     for path, methods in description["paths"].items():
         for operation in methods.values():
             assert operation["summary"], path

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mqtt_packets import Case
+from mqtt_strategies import connects, others, publishes, subscribes, unsubscribes
 
 from wire.mqtt.decode import decode_packet
 from wire.mqtt.encode import encode_packet
@@ -18,51 +19,15 @@ from wire.mqtt.packets import (
     ConnAck,
     Connect,
     ConnectReturnCode,
-    Disconnect,
     Packet,
-    PingReq,
-    PubAck,
     Publish,
-    PubRel,
     Subscribe,
-    TopicSubscription,
     Unsubscribe,
     Will,
 )
 from wire.mqtt.topics import check_topic_filter, check_topic_name
 
 BROKEN = [*mqtt_packets.BAD, *mqtt_packets.BAD_CONNECTS, *mqtt_packets.OTHER_LEVELS, *mqtt_packets.BAD_FROM_SERVER]
-
-texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
-topics = st.text(st.characters(codec="utf-8", exclude_characters="\0#+"), min_size=1, max_size=20)
-packet_ids = st.integers(1, 65535)
-wills = st.builds(Will, topic=topics, payload=st.binary(max_size=20), qos=st.integers(0, 2), retain=st.booleans())
-connects = st.builds(
-    Connect,
-    client_id=texts,
-    clean_session=st.booleans(),
-    keep_alive_s=st.integers(0, 65535),
-    will=st.none() | wills,
-    username=texts,
-    password=st.none() | st.binary(max_size=20),
-)
-qos_0 = st.builds(Publish, topic=topics, payload=st.binary(max_size=300), retain=st.booleans())
-qos_1 = st.builds(
-    Publish,
-    topic=topics,
-    payload=st.binary(max_size=300),
-    qos=st.just(1),
-    retain=st.booleans(),
-    dup=st.booleans(),
-    packet_id=packet_ids,
-)
-publishes = qos_0 | qos_1
-subscriptions = st.builds(TopicSubscription, filter=topics | st.just("+/#"), qos=st.integers(0, 2))
-subscribes = st.builds(
-    Subscribe, packet_id=packet_ids, subscriptions=st.lists(subscriptions, min_size=1, max_size=4).map(tuple)
-)
-unsubscribes = st.builds(Unsubscribe, packet_id=packet_ids, filters=st.lists(topics, min_size=1, max_size=4).map(tuple))
-others = st.sampled_from([PingReq(), Disconnect(), PubAck(packet_id=1), PubRel(packet_id=65535)])
 
 
 @pytest.mark.parametrize("case", mqtt_packets.GOOD, ids=str)
@@ -83,6 +48,26 @@ def test_broken_packet_names_its_clause(case: Case) -> None:
     assert caught.value.clause == case.clause
     assert f"[{case.clause}]" in str(caught.value)
     assert caught.value.offset is None or 0 <= caught.value.offset <= len(case.data)
+
+
+@pytest.mark.parametrize(
+    ("data", "offset"),
+    [
+        (b"\x36\x06\x00\x01a\x00\x07x", 0),
+        (b"\x30\x04\x00\x02a\xff", 5),
+        (b"\x30\x84\x00\x00\x02\x00a", 5),
+        (b"\x32\x05\x00\x01a\x00\x00", 5),
+        (b"\x32\x04\x00\x01a\x00", 6),
+        (b"\x40\x03\x00\x01\x00", 4),
+        (b"\x82\x06\x00\x01\x00\x01#\x03", 7),
+    ],
+    ids=["flags", "bad UTF-8", "U+0000 behind a long length", "packet id 0", "cut", "too much", "requested QoS"],
+)
+def test_an_error_names_its_offset(data: bytes, offset: int) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        decode_packet(data)
+    assert caught.value.offset == offset
+    assert f"byte {offset} of the packet" in caught.value.where
 
 
 @pytest.mark.parametrize("case", mqtt_packets.ALL, ids=str)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mqtt_packets import CONNECT, Case
-from test_mqtt_codec import connects, others, publishes, subscribes, unsubscribes
+from mqtt_strategies import connects, others, publishes, subscribes, unsubscribes
 
 from wire.mqtt.encode import encode_packet
 from wire.mqtt.errors import NotOfferedError, PacketTooLargeError, ProtocolError, TopicRefusedError
@@ -314,6 +314,35 @@ def test_the_acks_of_a_chunk_are_its_own() -> None:
     assert (shell.connection.acks, shell.connection.taken) == (b"", 0)
     shell.receive(PUBLISH[7:])
     assert (shell.connection.acks, shell.connection.taken) == (PUBACK, 1)
+
+
+PUBREL = b"b\x02\x12\x34"  # its first byte is a letter that a topic could go on with
+
+
+@pytest.mark.parametrize("last_topic", ["a/b", "c"], ids=["topic just seen", "topic seen before"])
+@pytest.mark.parametrize(
+    ("data", "clause"),
+    [
+        (b"\x32\x09\x00\x03a/b\x00\x00hi", "MQTT-2.3.1-1"),
+        (b"\x32\x05\x00\x03a/b", "MQTT-2.2.3"),
+        (b"\x32\x06\x00\x03a/b\x00", "MQTT-2.2.3"),
+        (b"\x32\x04\x00\x03a/" + PUBREL, "MQTT-2.2.3"),
+        (b"\x30\x04\x00\x03a/" + PUBREL, "MQTT-2.2.3"),
+        (b"\x30\x02\x00\x03a/b", "MQTT-2.2.3"),
+    ],
+    ids=["packet id 0", "no packet id", "half a packet id", "QoS 1 topic beyond", "QoS 0 topic beyond", "no topic"],
+)
+def test_a_known_topic_excuses_nothing(data: bytes, clause: str, last_topic: str) -> None:
+    def known(topic: str) -> bytes:
+        qos = data[0] >> 1 & 1
+        return encode_packet(Publish(topic=topic, payload=b"x", qos=qos, packet_id=1 if qos else None))
+
+    stream = CONNECT + known("a/b") + known(last_topic) + data + known("a/b")
+    shell = Shell().play([stream])
+    assert isinstance(shell.error, ProtocolError)
+    assert shell.error.clause == clause
+    assert [topic for topic, _, _ in shell.records] == ["a/b", last_topic]
+    assert Shell().play(in_single_bytes(stream)).outcome() == shell.outcome()
 
 
 def test_a_topic_is_resolved_once_for_each_set_of_flags() -> None:

@@ -154,7 +154,7 @@ class ServerConnection(ControlPackets):
                         continue
                     start = body + 2 + (data[body] << 8 | data[body + 1])
                     target = by_topic.get(data[body + 2 : start])
-                    if target is None or start > end:
+                    if target is None:
                         target = self._resolve(data[at:end], body - at)
                     append, key, headers = target
                     last_head, topic_field, topic_field_size = head, data[body:start], start - body

@@ -7,6 +7,8 @@ a longer one is reported at the byte that proves it and then skipped up to its L
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class LineFramer:
     """Cuts one connection's bytes into lines.
@@ -32,17 +34,17 @@ class LineFramer:
         """Bytes kept of a line whose end has not come; at the end of the stream they are a line cut off."""
         return len(self._partial)
 
-    def split(self, data: bytes) -> list[bytes | None]:
+    def split(self, data: bytes) -> Sequence[bytes | None]:
         """The lines that `data` completes, without their endings; None stands for one that is too long."""
         self.first_number = self._next_number
-        limit = self._max_line_size_bytes
-        lines: list[bytes | None] = []
-        if self._skipping or self._partial or len(data) > limit:
+        lines: Sequence[bytes | None]
+        if self._skipping or self._partial or len(data) > self._max_line_size_bytes:
             lines = self._split_carefully(data)
         else:
             whole = data.split(b"\n")
-            self._partial += whole.pop()
-            lines += _without_cr(whole) if b"\r" in data else whole
+            if tail := whole.pop():
+                self._partial += tail
+            lines = _without_cr(whole) if b"\r" in data else whole
         self._next_number += len(lines)
         return lines
 

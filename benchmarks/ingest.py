@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
+import fcntl
 import itertools
 import json
 import os
@@ -235,6 +236,18 @@ def chosen_servers(options: argparse.Namespace) -> list[Server]:
     return [*(CommandServer(name, command) for name, _, command in pairs), *(built_in[name] for name in names)]
 
 
+def only_one() -> int:
+    """A lock for as long as this process lives: two benchmarks at once would measure each other, in one directory."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    lock = os.open(BUILD / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise BenchmarkError("another benchmark is running here", mend="wait for its end") from None
+    return lock
+
+
 def prepare(options: argparse.Namespace, servers: Sequence[Server]) -> tuple[Bench, dict[str, str]]:
     """Compile the loader, look at the machine and say what will be measured."""
     loader = compile_loader(HERE / "loadgen.c", BUILD)
@@ -276,6 +289,7 @@ def main(arguments: Sequence[str]) -> int:
     servers = chosen_servers(options)
     reference = next((server.name for server in servers if server.name == Mosquitto.name and len(servers) > 1), None)
     try:
+        only_one()
         bench, environment = prepare(options, servers)
         print("\n".join(f"{name}: {value}" for name, value in environment.items()) + "\n", flush=True)
         rounds = run_rounds(bench, servers, options.load, options.rounds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -232,6 +233,15 @@ def test_one_measurement_of_mosquitto(
     assert one.figures.cpu_us_per_message > 0
     assert 0 < one.figures.pss_bytes <= one.figures.peak_rss_bytes
     assert not (tmp_path / f"data-{server.name}").exists()
+
+
+def test_a_second_benchmark_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingest, "BUILD", tmp_path)
+    lock = ingest.only_one()
+    with pytest.raises(BenchmarkError, match="another benchmark"):
+        ingest.only_one()
+    os.close(lock)
+    os.close(ingest.only_one())
 
 
 def test_a_server_that_does_not_start_is_a_void_round(

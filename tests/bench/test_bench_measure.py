@@ -60,7 +60,7 @@ def test_diskstats_without_the_device() -> None:
 @pytest.mark.parametrize(
     ("path", "point", "filesystem"),
     [
-        ("/work/main", "/", "ext4"),
+        ("/opt/box", "/", "ext4"),
         ("/running", "/", "ext4"),
         ("/run", "/run", "tmpfs"),
         ("/srv/x", "/srv", "btrfs"),

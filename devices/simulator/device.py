@@ -7,6 +7,7 @@ per reading besides the reading itself, so that thousands of devices run in one 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from devices.simulator.outbox import Outbox
 from devices.simulator.pace import Backoff, Schedule
 from devices.simulator.report import DeviceReport
 
+DRAIN_PAUSE_S: Final = 0.25  # between attempts to connect once readings have stopped
 FAREWELL_S: Final = 1.0  # for the last bytes to leave
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -67,7 +69,7 @@ class Device:
         self._names = {"device": identity.device_id} if identity.protocol == "tcp" else {}
         self._link: Link | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._stopping = False
+        self._stopping = asyncio.Event()
         self._settled = asyncio.Event()
         self._connections = 0
         self._failed_connections = 0
@@ -84,8 +86,8 @@ class Device:
         self._arm(loop, Schedule(self.identity.period_s, self._random, loop.time()))
 
     def stop_reading(self) -> None:
-        """Make no further readings."""
-        self._stopping = True
+        """Make no further readings; who waits to connect tries at once, then often, since the drain is short."""
+        self._stopping.set()
         if self._timer is not None:
             self._timer.cancel()
         self._settle()
@@ -99,7 +101,7 @@ class Device:
         try:
             while True:
                 await self._connect_once()
-                await asyncio.sleep(self._backoff.pause_s())
+                await self._pause()
         finally:
             if self._link is not None:
                 self._link.close()
@@ -153,13 +155,21 @@ class Device:
             link.fail("could not connect")
             raise
 
+    async def _pause(self) -> None:
+        pause_s = self._backoff.pause_s()
+        if self._stopping.is_set():
+            await asyncio.sleep(min(pause_s, DRAIN_PAUSE_S))
+            return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), pause_s)
+
     def _progress(self) -> None:
         """The box has acked or refused something."""
         self._backoff.succeeded()
         self._settle()
 
     def _settle(self) -> None:
-        if self._stopping and self.outbox.empty:
+        if self._stopping.is_set() and self.outbox.empty:
             self._settled.set()
 
     def _arm(self, loop: asyncio.AbstractEventLoop, schedule: Schedule) -> None:

@@ -32,7 +32,7 @@ class Timing:
     """
 
     backoff_min_s: float = 0.25
-    backoff_max_s: float = 10.0
+    backoff_max_s: float = 5.0
     connect_timeout_s: float = 10.0
     ack_timeout_s: float = 30.0
     keep_alive_s: int = 60

@@ -80,6 +80,11 @@ class FakeBox:
         for writer in list(self._writers):
             writer.transport.abort()
 
+    @property
+    def open_connections(self) -> int:
+        """Connections that stand now."""
+        return len(self._writers)
+
     def seen(self) -> int:
         """Arrivals so far."""
         return sum(len(arrivals) for arrivals in self.arrivals.values())

@@ -236,6 +236,24 @@ async def test_acks_that_come_after_the_stop_still_count() -> None:
     assert (report.totals.sent, report.totals.acked, report.totals.resent) == (8, 8, 8)
 
 
+async def test_devices_that_wait_to_connect_try_at_once_when_the_run_ends() -> None:
+    patient = Timing(backoff_min_s=3600.0, backoff_max_s=3600.0, drain_s=60.0)
+    box = FakeBox(lambda _: Verdict.HOLD)
+    async with box.listening():
+        stop = asyncio.Event()
+        fleet = asyncio.create_task(run_fleet(_options(box, devices=4, max_unacked=3, timing=patient), stop))
+        await wait_until_async(lambda: box.seen() == 12)
+        box.script = lambda _: Verdict.ACK
+        box.hang_up()
+        await wait_until_async(lambda: not box.open_connections)
+        await asyncio.sleep(0.05)  # nobody comes back: an hour's pause has begun
+        assert box.connections == 4
+        stop.set()
+        report = await _ended(fleet)
+    _assert_books_agree(report, box)
+    assert box.connections == 8
+
+
 async def test_a_refused_connect_is_tried_again() -> None:
     async with FakeBox().listening() as box:
         box.connack = 3

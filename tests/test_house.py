@@ -172,43 +172,36 @@ def test_make_has_every_target() -> None:
     assert [name for name in wanted if not re.search(rf"^{name}:", text, flags=re.MULTILINE)] == []
 
 
+def make(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run make as from a shell, also where these tests were themselves started by make."""
+    environ = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
+    command = [require_component("make"), *arguments]
+    return subprocess.run(command, cwd=directory, env=environ, capture_output=True, text=True, timeout=60, check=False)
+
+
 def test_check_ends_with_the_tests() -> None:
-    make = require_component("make")
-    told = subprocess.run(
-        [make, "--dry-run", "check"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
-    ).stdout.strip()
+    told = make(ROOT, "--dry-run", "check").stdout.strip()
     for step in ("ruff check .", "ruff format --check .", "mypy", "lint-imports", "config_docs --check"):
         assert step in told
     assert told.splitlines()[-1].strip().endswith("-m pytest")
 
 
 def test_setup_says_what_python_is_needed(tmp_path: Path) -> None:
-    make = require_component("make")
     for name in ("Makefile", "requirements.lock", "pyproject.toml"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
-    told = subprocess.run(
-        [make, "setup", "PYTHON=python2.6 none"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    told = make(tmp_path, "setup", "PYTHON=python2.6 none")
     assert told.returncode != 0
     assert "error: Python 3.11, 3.12 or 3.13 is needed, none of these is one: python2.6 none" in told.stderr
     assert not (tmp_path / ".venv").exists()
 
 
 def test_setup_says_that_venv_is_missing(tmp_path: Path) -> None:
-    make = require_component("make")
     for name in ("Makefile", "requirements.lock", "pyproject.toml"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     bare = tmp_path / "bare-python"
     bare.write_text(f'#!/bin/sh\ncase "$2" in *ensurepip*) exit 1;; esac\nexec "{sys.executable}" "$@"\n')
     bare.chmod(0o755)
-    told = subprocess.run(
-        [make, "setup", f"PYTHON={bare}"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
-    )
+    told = make(tmp_path, "setup", f"PYTHON={bare}")
     assert told.returncode != 0
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     assert f"apt-get install python{version}-venv" in told.stderr

@@ -34,6 +34,7 @@ def machine(tmp_path: Path, *, user_id: int, apt: bool = True, programs: tuple[s
     (tmp_path / "checkout" / ".ci").mkdir(parents=True)
     # the system's own directories would lend this machine's programs to the pretend one
     text = SCRIPT.read_text().replace(":/usr/local/sbin:/usr/sbin:/sbin", "")
+    text = text.replace("/usr/include/stdio.h", str(bin_dir / "gcc"))
     (tmp_path / "checkout" / ".ci" / "run").write_text(text)
     return tmp_path
 
@@ -56,8 +57,13 @@ def test_root_installs_what_is_missing_and_nothing_else(tmp_path: Path) -> None:
     called, _ = run(machine(tmp_path, user_id=0, programs=("gcc", "mosquitto")))
     assert called[0] == "apt-get update -qq"
     assert called[1].startswith("apt-get install -y")
-    assert called[1].endswith("strace mosquitto-clients chromium")
+    assert called[1].endswith(" strace mosquitto-clients chromium")
     assert called[2:] == [CHECK]
+
+
+def test_a_compiler_comes_with_its_headers(tmp_path: Path) -> None:
+    called, _ = run(machine(tmp_path, user_id=0))
+    assert {"gcc", "libc6-dev"} <= set(called[1].split())
 
 
 def test_nothing_is_installed_where_all_is_there(tmp_path: Path) -> None:

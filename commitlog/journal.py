@@ -238,4 +238,6 @@ def preallocate(storage: Storage, path: Path, size: int) -> StorageFile:
     return file
 
 
-_ZEROS_BYTES: Final = 1 << 20
+# One page: written in large pieces the file's cache pages are large too, and every small commit then pays for a whole
+# one (measured on ext4, Linux 6.18: 245 against 667 us for a commit of 2.6 kB).
+_ZEROS_BYTES: Final = 4096

@@ -134,8 +134,8 @@ class MqttConnection(Connection):
         listener.clients[client_id] = self
         self._session = listener.sessions.open(PROTOCOL, self.peer, client_id=client_id, username=connect.username)
         self._will = connect.will
-        keep_alive_s = connect.keep_alive_s * 1.5
-        self._limit_s = keep_alive_s or listener.settings.max_keep_alive_s
+        longest_s = listener.settings.max_keep_alive_s
+        self._limit_s = min(connect.keep_alive_s * 1.5 or longest_s, longest_s)
         # No session state is kept beyond a connection yet: the server has nothing to resume [MQTT-3.2.2-3].
         return ConnAck(session_present=False)
 

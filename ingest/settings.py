@@ -29,7 +29,7 @@ class MqttSettings(Section):
         "28h",
         alias="max_keep_alive",
         gt=0,
-        description="Silence after which a client that asked for no keep-alive is taken for dead. The default is "
+        description="Silence after which a client is taken for dead whatever keep-alive it asked for. The default is "
         "longer than 1.5 times the longest keep-alive there is.",
     )
     max_topics_per_connection: int = Field(

@@ -44,7 +44,10 @@ class Identity:
 
 
 class Device:
-    """`start` it and run `stay_connected`; at the end `stop_reading`, wait for `drained`, cancel the task."""
+    """`start` it and run `stay_connected`; at the end `stop_reading`, wait for `drained`, cancel the task.
+
+    `last_error` says why the last connection failed or ended; empty if none did.
+    """
 
     def __init__(
         self,
@@ -73,7 +76,7 @@ class Device:
         self._settled = asyncio.Event()
         self._connections = 0
         self._failed_connections = 0
-        self._last_error = ""
+        self.last_error = ""
 
     @property
     def is_connected(self) -> bool:
@@ -126,7 +129,7 @@ class Device:
             skipped=outbox.skipped,
             connections=self._connections,
             failed_connections=self._failed_connections,
-            last_error=self._last_error,
+            last_error=self.last_error,
         )
 
     async def _connect_once(self) -> None:
@@ -137,13 +140,13 @@ class Device:
             await self._establish(link)
         except (OSError, TimeoutError, HeadraceError) as error:
             self._failed_connections += 1
-            self._last_error = str(error) or "no answer to the connection in time"
+            self.last_error = str(error) or "no answer to the connection in time"
             return
         self._connections += 1
         self._link = link
         if link.is_up:
             link.send_pending()
-        self._last_error = await asyncio.shield(link.closed)
+        self.last_error = await asyncio.shield(link.closed)
 
     async def _establish(self, link: Link) -> None:
         try:

@@ -169,15 +169,17 @@ class _Fleet:
             await asyncio.sleep(STATUS_INTERVAL_S)
             connected = sum(device.is_connected for device in self._devices)
             outboxes = [device.outbox for device in self._devices]
-            tell = _log.info if connected else _log.warning
-            tell(
-                "fleet",
-                devices=len(outboxes),
-                connected=connected,
-                sent=sum(outbox.sent for outbox in outboxes),
-                decided=sum(outbox.decided for outbox in outboxes),
-                skipped=sum(outbox.skipped for outbox in outboxes),
-            )
+            figures = {
+                "devices": len(outboxes),
+                "connected": connected,
+                "sent": sum(outbox.sent for outbox in outboxes),
+                "decided": sum(outbox.decided for outbox in outboxes),
+                "skipped": sum(outbox.skipped for outbox in outboxes),
+            }
+            if connected:
+                _log.info("fleet", **figures)
+            else:
+                _log.warning("no device is connected", last_error=self._devices[0].last_error, **figures)
 
 
 async def _keep_report(fleet: _Fleet, file: ReportFile, interval_s: float) -> None:
@@ -218,6 +220,8 @@ def _check(options: FleetOptions) -> None:
         ("--rate", options.rate_hz, 1e-6, MAX_RATE_HZ),
         ("max_unacked", options.max_unacked, 1, MAX_UNACKED),
     )
+    if options.for_s is not None and not 0 < options.for_s < float("inf"):
+        raise BadRequestError(f"{options.for_s} is not a time to run, in seconds", where="--for")
     for name, value, least, most in limits:
         if not least <= value <= most:
             raise BadRequestError(f"{value} is outside {least:g} to {most:g}", where=name)

@@ -347,6 +347,8 @@ async def test_a_killed_simulator_leaves_a_report_that_claims_nothing_untrue(tmp
         ({"rate_hz": 0.0}, "--rate"),
         ({"rate_hz": float("nan")}, "--rate"),
         ({"rate_hz": 1001.0}, "--rate"),
+        ({"for_s": 0.0}, "--for"),
+        ({"for_s": float("nan")}, "--for"),
         ({"max_unacked": 0}, "max_unacked"),
         ({"tcp_port": 0, "mqtt_port": 1}, "--tcp-port"),
         ({"mqtt_port": 65536, "tcp_port": 1}, "--mqtt-port"),
@@ -356,6 +358,26 @@ async def test_options_that_cannot_be_met_are_refused(changes: dict[str, Any], w
     with pytest.raises(BadRequestError) as caught:
         await run_fleet(_options(FakeBox(), **{"mqtt_port": 1, "tcp_port": 1} | changes), asyncio.Event())
     assert caught.value.where == where
+
+
+@pytest.mark.parametrize(
+    ("limits", "raised"), [((50, 100), (70, 100)), ((50, -1), (70, -1)), ((70, 100), None), ((-1, -1), None)]
+)
+async def test_open_files_are_allowed_as_far_as_they_are_needed(
+    monkeypatch: pytest.MonkeyPatch, limits: tuple[int, int], raised: tuple[int, int] | None
+) -> None:
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr("devices.simulator.fleet.resource.getrlimit", lambda _: limits)
+    monkeypatch.setattr("devices.simulator.fleet.resource.setrlimit", lambda _, wanted: asked.append(wanted))
+    async with FakeBox().listening() as box:
+        await run_fleet(_options(box, for_s=0.01), asyncio.Event())
+    assert asked == ([raised] if raised else [])
+
+
+async def test_more_devices_than_open_files_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("devices.simulator.fleet.resource.getrlimit", lambda _: (50, 69))
+    with pytest.raises(BadRequestError, match="70 open files are needed, 69 are allowed"):
+        await run_fleet(_options(FakeBox(), mqtt_port=1, tcp_port=1), asyncio.Event())
 
 
 async def test_a_report_that_cannot_be_written_is_said_before_anything_starts(tmp_path: Path) -> None:

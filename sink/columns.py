@@ -9,8 +9,9 @@ Rules (docs/formats-parquet.md states them for readers):
 * A field with nothing but nulls has no column: a column of a made-up type would clash with the next file's.
 * Columns stand in the order of the field names. A name that is one of ours gets the prefix `payload_`; names that
   differ only in case, or meet after prefixing, are numbered, since SQL readers do not tell them apart.
-* A window has at most `MAX_FIELDS` fields of its own; what is seen beyond them goes, as one JSON object a row, into
-  the column `_more`. It bounds memory against a device that makes up names.
+* A window has at most `MAX_FIELDS` fields of its own; what is seen beyond them, or has a longer name than
+  `MAX_NAME_CHARS`, goes, as one JSON object a row, into the column `_more`. It bounds memory against a device that
+  makes up names.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import pyarrow as pa
 from sink.decode import Fields
 
 MAX_FIELDS: Final = 1_000
+MAX_NAME_CHARS: Final = 256  # of a column; a longer field goes to `_more`
 
 _BOOL, _INT, _FLOAT, _STRING, _NESTED, _WIDE, _HUGE = range(7)
 _KINDS: Final[dict[type, int]] = {
@@ -106,7 +108,7 @@ class FieldStatistics:
             if counts is None:
                 if value is None:
                     continue
-                if len(self._counts) >= self._max_fields:
+                if len(self._counts) >= self._max_fields or len(name) > MAX_NAME_CHARS:
                     self.overflowed = True
                     continue
                 counts = self._counts[name] = [0] * 7

@@ -21,6 +21,8 @@ DEVICE_HEADER: Final = "headrace.device"
 FIELD_HEADER: Final = "headrace.field"
 TOPIC_HEADER: Final = "mqtt.topic"
 DEFAULT_FIELD: Final = "value"
+MAX_DEPTH: Final = 128
+"""Levels of nesting; the parser's own limit depends on who calls it, and both passes must decide alike."""
 _REMEMBERED: Final = 65_536  # texts kept decoded (devices, MQTT topics); beyond it the memory is started anew
 
 
@@ -72,7 +74,7 @@ class JsonDecoder:
             raise UndecodableError(_reason(value, error)) from None
         kind = type(decoded)
         if kind is dict or kind is list:
-            _refuse_duplicates(value, decoded)
+            _refuse_doubtful(value, decoded)
         if kind is not dict:
             decoded = {} if decoded is None else {field: decoded}
         return self._take_time(decoded, received_us), decoded
@@ -107,31 +109,36 @@ def _reason(value: bytes, error: Exception) -> str:
     return "not-json"
 
 
-def _refuse_duplicates(value: bytes, decoded: Any) -> None:
-    """Refuse an object that names a member twice: which one counts is anyone's guess (RFC 8259 section 4).
+def _refuse_doubtful(value: bytes, decoded: Any) -> None:
+    """Refuse what is nested too deep, and an object that names a member twice.
 
-    A parsed value tells how many quotation marks its text needs; only when the text has others (a duplicate, or an
-    escaped one) is it parsed a second time, slowly, to know for sure.
+    Which of two equal names counts is anyone's guess (RFC 8259 section 4). A parsed value tells how many quotation
+    marks its text needs; only when the text has others (a duplicate, or an escaped one) is it parsed again, slowly.
     """
     try:
-        if value.count(b'"') != _quotes(decoded):
+        if value.count(b'"') != _quotes(decoded, MAX_DEPTH):
             json.loads(value, object_pairs_hook=_unique)
     except RecursionError:
         raise UndecodableError("too-deep") from None
 
 
-def _quotes(value: Any) -> int:
+def _quotes(value: Any, levels: int) -> int:
+    """Quotation marks of a value's members, or items, and all below them."""
+    if levels == 0:
+        raise UndecodableError("too-deep")
     if type(value) is dict:
         count = 2 * len(value)
-        for kind in map(type, value.values()):
-            if kind is str:
-                count += 2
-            elif kind is dict or kind is list:
-                return 2 * len(value) + _quotes(list(value.values()))
-        return count
-    if type(value) is list:
-        return sum(2 if type(each) is str else _quotes(each) for each in value)
-    return 0
+        items = value.values()
+    else:
+        count = 0
+        items = value
+    for item in items:
+        kind = type(item)
+        if kind is str:
+            count += 2
+        elif kind is dict or kind is list:
+            count += _quotes(item, levels - 1)
+    return count
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> Fields:

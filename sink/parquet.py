@@ -27,7 +27,7 @@ from sink.decode import Decoder, JsonDecoder, RawDecoder, decoder_for
 from sink.parquet_file import file_metadata, write_table
 from sink.plan import Plan, PlannedFile, from_json, plan_name, to_json
 from sink.records import WindowRecords
-from sink.rows import FileRows, RowReader, groups
+from sink.rows import RowReader, groups
 from sink.storage import Storage
 from sink.survey import Limits, Survey
 
@@ -152,15 +152,17 @@ class ParquetSink:
             collected = rows.collect(group)
             _note_late(late, records.lost, plan)
             for file_rows in collected:
-                self._publish(plan, file_rows, cancel)
+                table: pa.Table = file_rows.table()
+                if table.num_rows != file_rows.file.rows and not late:
+                    raise _not_as_planned(file_rows.file, table.num_rows)
+                self._publish(plan, file_rows.file, table, cancel)
 
-    def _publish(self, plan: Plan, rows: FileRows, cancel: CancelFlag) -> None:
-        final = self._lake / rows.file.path
+    def _publish(self, plan: Plan, file: PlannedFile, table: pa.Table, cancel: CancelFlag) -> None:
+        final = self._lake / file.path
         temporary = self._tmp / final.name
-        table: pa.Table = rows.table()
         try:
             with self._storage.create(temporary) as out:
-                write_table(out, table, file_metadata(plan, rows.file, table.num_rows), cancel)
+                write_table(out, table, file_metadata(plan, file, table.num_rows), cancel)
             self._storage.make_dirs(final.parent)
             self._storage.rename(temporary, final)
         except Exception:
@@ -180,6 +182,14 @@ def _decoder(version: str, timestamp_field: str) -> Decoder:
     if decoder is None:
         raise RecordsFailedError(f"there is no decoder {version}", mend="correct the topic's decoder setting")
     return decoder
+
+
+def _not_as_planned(file: PlannedFile, rows: int) -> RecordsFailedError:
+    return RecordsFailedError(
+        f"{rows} rows were found for a file that was planned with {file.rows}, and no record is missing",
+        where=file.path,
+        mend="this is a defect: please report it, with the plan in `lake/.plans`",
+    )
 
 
 def _export(plan: Plan, files: Sequence[tuple[PlannedFile, ExportedFile]], late: tuple[Lost, ...]) -> Export:

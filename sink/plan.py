@@ -23,6 +23,7 @@ from sink.records import Cursor
 from sink.times import compact_utc
 
 PLAN_VERSION: Final = 1
+_LONGEST_TOPIC: Final = 220
 
 FileKind = Literal["rows", "quarantine"]
 
@@ -92,7 +93,9 @@ def from_json(text: bytes) -> Plan | None:
 
 
 def plan_name(topic: str, number: int) -> str:
-    """File name of a window's plan."""
+    """File name of a window's plan; a topic too long for a file name (255 bytes) is cut and told apart by a hash."""
+    if len(topic) > _LONGEST_TOPIC:
+        topic = f"{topic[: _LONGEST_TOPIC - 17]}~{hashlib.sha256(topic.encode()).hexdigest()[:16]}"
     return f"{topic}-{number:020}.json"
 
 

@@ -267,7 +267,7 @@ async def export_all(sink: Sink, log: FakeLog, **options: Any) -> None:
 
 
 @cache
-def _database() -> duckdb.DuckDBPyConnection:
+def database() -> duckdb.DuckDBPyConnection:
     """One for all tests: opening one takes longer than most of their queries."""
     connection = duckdb.connect()
     connection.execute("SET GLOBAL TimeZone='UTC'; SET threads=1")
@@ -279,7 +279,7 @@ def lake_rows(lake: Path, topic: str = "telemetry") -> list[dict[str, Any]]:
     if not list((lake / topic).glob("**/*.parquet")):
         return []
     query = f"SELECT * FROM read_parquet('{lake}/{topic}/**/*.parquet', union_by_name=true, hive_partitioning=true)"
-    with _database().cursor() as connection:
+    with database().cursor() as connection:
         # Through Arrow: DuckDB's own Python values of TIMESTAMPTZ need pytz, which is not ours.
         rows: list[dict[str, Any]] = (
             connection.sql(f"{query} ORDER BY _partition, _offset").to_arrow_table().to_pylist()

@@ -91,6 +91,14 @@ def test_fields_beyond_the_limit_are_counted_as_overflow() -> None:
     assert [column.name for column in statistics.columns("ts")] == ["a", "b"]
 
 
+def test_names_too_long_for_a_column_count_as_overflow() -> None:
+    statistics = FieldStatistics()
+    statistics.add({"x" * 256: 1})
+    assert not statistics.overflowed
+    statistics.add({"x" * 257: 1})
+    assert (statistics.overflowed, statistics.width) == (True, 1)
+
+
 SCALARS = (
     st.none()
     | st.booleans()

@@ -53,6 +53,8 @@ def test_json_payloads(payload: bytes | None, fields: dict[str, Any]) -> None:
         (b"9" * 5000, "number-out-of-range"),
         (b'{"a":' + b"9" * 5000 + b"}", "number-out-of-range"),
         (b"[" * 100_000, "too-deep"),
+        (b"[" * 129 + b"]" * 129, "too-deep"),
+        (b'{"a":' * 500 + b"1" + b"}" * 500, "too-deep"),
         (b'{"a":1,"a":2}', "duplicate-field"),
         (b'{"a":1,"\\u0061":2}', "duplicate-field"),
         (b'{"a":{"b":1,"b":1}}', "duplicate-field"),
@@ -67,7 +69,7 @@ def test_what_cannot_be_decoded_has_a_reason(payload: bytes, reason: str) -> Non
 
 
 def test_deep_but_readable_nesting_is_read() -> None:
-    payload = b"[" * 200 + b"]" * 200
+    payload = b"[" * 128 + b"]" * 128
     assert decode(payload)[1]["value"] == json.loads(payload)
 
 

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import errno
+import io
 import os
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import polars as pl
 import pyarrow as pa
@@ -22,7 +26,7 @@ from sink.base import (
     RecordsFailedError,
 )
 from sink.parquet import RAW, ParquetSink, TopicFormat
-from sink.plan import file_path, from_json, topic_folder
+from sink.plan import file_path, from_json, plan_name, topic_folder
 from sink.rows import groups
 from sink.storage import Storage
 from sink.survey import Limits
@@ -253,6 +257,77 @@ def test_cancelled_export_leaves_nothing_half_done(tmp_path: Path, log: FakeLog)
     assert cancelled == 4
     assert len(lake_rows(tmp_path)) == 20
     sink.close()
+
+
+class FullStorage(FaultyStorage):
+    """A disk that fills up after `room_bytes`."""
+
+    def __init__(self, room_bytes: int) -> None:
+        super().__init__()
+        self.room_bytes = room_bytes
+
+    @contextmanager
+    def create(self, path: Path) -> Iterator[BinaryIO]:
+        with super().create(path) as file:
+            yield _Limited(file, self)  # type: ignore[misc]
+
+
+class _Limited(io.RawIOBase):
+    def __init__(self, file: BinaryIO, storage: FullStorage) -> None:
+        self._file, self._storage = file, storage
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def write(self, data: Any) -> int:
+        self._storage.room_bytes -= len(data)
+        if self._storage.room_bytes < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return self._file.write(data)
+
+
+@pytest.mark.parametrize("room_bytes", [0, 3000, 4000, 6000])
+def test_full_disk_is_an_error_that_leaves_no_half_files(tmp_path: Path, log: FakeLog, room_bytes: int) -> None:
+    for number in range(40):
+        log.put({"n": number})
+    window = log.close_window()
+    storage = FullStorage(room_bytes)
+    sink = make_sink(tmp_path, limits=Limits(rows=20), storage=storage)
+    sink.open({})
+    with pytest.raises(OSError, match="No space left"):
+        sink.write(window, log, CancelFlag())
+    assert list((tmp_path / ".tmp").glob("*.parquet")) == []
+    storage.room_bytes = 1 << 20
+    assert sink.write(window, log, CancelFlag()).rows == 40
+    assert len(lake_rows(tmp_path)) == 40
+    sink.close()
+
+
+def test_rows_that_differ_from_the_plan_are_not_published(tmp_path: Path, log: FakeLog) -> None:
+    log.put({"n": 1})
+    window = log.close_window()
+    sink = make_sink(tmp_path)
+    sink.open({})
+    done = sink.write(window, log, CancelFlag())
+    (tmp_path / done.files[0].path).unlink()
+    plan = tmp_path / ".plans" / "telemetry-00000000000000000000.json"
+    plan.write_text(plan.read_text().replace('"rows": 1', '"rows": 2'))
+    with pytest.raises(RecordsFailedError, match="planned with 2"):
+        sink.write(window, log, CancelFlag())
+    assert list(tmp_path.glob("telemetry/**/*.parquet")) == []
+    sink.close()
+
+
+def test_longest_topic_name_has_a_plan_and_a_folder(tmp_path: Path) -> None:
+    names = ["." + "x" * 248, "." + "x" * 247 + "y"]
+    assert len({plan_name(name, 1) for name in names}) == 2
+    log = FakeLog()
+    log.topic(names[0])
+    log.put({"n": 1}, topic=names[0])
+    assert export(tmp_path, log, names[0]).rows == 1
 
 
 def test_second_process_on_one_lake_is_refused(tmp_path: Path) -> None:

@@ -84,10 +84,13 @@ def _renderers(*, readable: bool, colors: bool) -> Sequence[Processor]:
 
 def _bounded(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Make text of what is neither text nor number, so that no renderer can fail on it, and cut what is long."""
+    event.pop("color_message", None)  # uvicorn's second copy of its message, with terminal codes
     for key, value in event.items():
         if value is None or isinstance(value, (bool, int, float)) or key in _TRUSTED_KEYS:
             continue
         text = value if isinstance(value, str) else repr(value)
+        if isinstance(value, (list, tuple, dict)) and len(text) <= MAX_VALUE_CHARS:
+            continue  # the renderers know these
         event[key] = text if len(text) <= MAX_VALUE_CHARS else f"{text[:MAX_VALUE_CHARS]}... ({len(text)} chars)"
     return event
 

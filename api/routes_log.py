@@ -53,8 +53,7 @@ async def list_exports(
 async def list_sessions(services: Injected, limit: Annotated[int, Query(ge=1, le=10_000)] = 1000) -> Response:
     """What the edge has open now, as it tells it: protocol, peer, client id, devices."""
     told = await services.ask("sessions")
-    sessions = told.get("sessions", []) if isinstance(told, Mapping) else told
-    return answer(SessionList(sessions=[plain(one) for one in sessions[:limit]], total=len(sessions)))
+    return answer(SessionList(sessions=[plain(one) for one in told["sessions"][:limit]], total=told["total"]))
 
 
 def plain(value: Any) -> Any:

@@ -158,14 +158,15 @@ class StatusTail:
         began = (self._clock.time_ms(), self._clock.monotonic_ms())
         self._writer = reader.writer_state()
         highs = self._discover(reader)
-        while not self._stop.is_set():
+        moved = True
+        while moved and not self._stop.is_set():
             behind = {at: high for at, high in highs.items() if self._positions[at] < high}
             self._lag_records = sum(high - self._positions[at] for at, high in behind.items())
             if not behind:
                 self._round_done(began)
                 return
-            for topic, partition in behind:
-                self._read_slice(reader, topic, partition)
+            # Nothing moves when a reader meets the end before the high watermark: left to the next round, after a wait.
+            moved = sum(self._read_slice(reader, topic, partition) for topic, partition in behind) > 0
             self._writer = reader.writer_state()
 
     def _round_done(self, began: tuple[int, int]) -> None:
@@ -201,13 +202,15 @@ class StatusTail:
         if info.name == EVENTS_TOPIC:
             self._view.begin_events(starts, anew=before not in (None, info.topic_id))
 
-    def _read_slice(self, reader: LogReader, topic: str, partition: int) -> None:
+    def _read_slice(self, reader: LogReader, topic: str, partition: int) -> bool:
         if self._stop.is_set():
-            return
+            return False
         at = (topic, partition)
         piece = reader.read(topic, partition, self._positions[at], max_bytes=_SLICE_BYTES)
         self._view.feed(topic, partition, piece)
+        moved = piece.next_offset > self._positions[at]
         self._positions[at] = piece.next_offset
+        return moved
 
     # Figures
 

@@ -29,7 +29,7 @@ class ApiBox:
         self.view = StatusView(max_devices=max_devices)
         self.tail = StatusTail(self.view, self.log.reader, self.clock)
         self.run_dir = run_dir
-        self.edge: dict[str, Any] = {"metrics": "", "sessions": []}
+        self.edge: dict[str, Any] = {"metrics": "", "sessions": {"total": 0, "sessions": []}}
         self.pool = ReaderPool(self.log.reader, wait_s=0.05)
         self.services = Services(
             view=self.view,

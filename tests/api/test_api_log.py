@@ -79,10 +79,11 @@ def test_exports_newest_first(box: ApiBox) -> None:
 
 
 def test_sessions_as_the_edge_tells_them(box: ApiBox) -> None:
-    box.edge["sessions"] = [{"session": "s1", "client_id": b"c\xff", "devices": (1, 2)}, {"session": "s2"}]
+    rows = [{"session": "s1", "client_id": b"c\xff", "devices": (1, 2)}, {"session": "s2"}]
+    box.edge["sessions"] = {"total": 20, "sessions": rows}
     assert box.get("/api/v1/sessions?limit=1") == {
         "sessions": [{"session": "s1", "client_id": "c\\xff", "devices": [1, 2]}],
-        "total": 2,
+        "total": 20,
     }
 
 

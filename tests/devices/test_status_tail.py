@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from commitlog.base import WriterState
+from commitlog.base import Slice, WriterState
 from core.errors import UnavailableError
 from devices.status import StatusView
 from devices.tail import BEHIND_AFTER_MS, StatusTail, TailState
@@ -58,7 +58,7 @@ def test_what_is_told_while_it_replays(log: FakeLog, clock: FakeClock) -> None:
     states = []
 
     class Watching(FakeReader):
-        def read(self, topic: str, partition: int, offset: int, *, max_bytes: int = 0) -> object:  # type: ignore[override]
+        def read(self, topic: str, partition: int, offset: int, *, max_bytes: int = 1 << 20) -> Slice:
             states.append((tail.status().state, tail.status().replayed, tail.status().lag_records))
             return super().read(topic, partition, offset)
 
@@ -167,3 +167,17 @@ def test_gaps_in_readings_are_passed_over(log: FakeLog, clock: FakeClock) -> Non
     assert status is not None
     assert status.last is not None
     assert status.last.offset == 6
+
+
+def test_a_reader_that_ends_before_the_high_watermark_is_waited_for(log: FakeLog, tail: StatusTail) -> None:
+    log.append("telemetry", b"d", b"1", partition=0)
+
+    class Short(FakeReader):
+        def read(self, topic: str, partition: int, offset: int, *, max_bytes: int = 1 << 20) -> Slice:
+            return Slice(records=[], next_offset=offset)
+
+    tail.round(Short(log))
+    assert tail.status().state is TailState.REPLAYING
+    assert tail.status().lag_records == 1
+    tail.round(log.reader())
+    assert tail.status().state is TailState.LIVE

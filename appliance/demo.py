@@ -32,7 +32,7 @@ from appliance.demo_figures import DemoFigures, EdgeFigures, between, edge_figur
 from appliance.demo_proof import Proof, example_command, prove, run_example
 from appliance.demo_screen import DemoScreen, welcome
 from appliance.fleet import FleetFile
-from appliance.settings import Settings, load_settings
+from appliance.settings import LISTENERS, Settings, load_settings
 from appliance.supervisor import Supervisor, children_of, open_for
 from commitlog.reader import FileLogReader
 from commitlog.remote import RemoteLog
@@ -44,7 +44,6 @@ from devices.simulator.report import FleetReport
 from sink.progress import EXPORTS_TABLE, progress_from_row, progress_table
 
 SHORT_WINDOWS: Final = "retention.roll_interval=15s"
-LISTENERS: Final = ("mqtt", "tcp", "http")
 SHOW_INTERVAL_S: Final = 1.0
 POLL_S: Final = 0.1
 PORTS_PATIENCE_S: Final = 30.0  # the console loads its libraries on a slow board

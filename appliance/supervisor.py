@@ -8,7 +8,8 @@ The rules:
 3. Stop, on SIGTERM, SIGINT or SIGHUP: drain (the edge stops listening, open batches commit and are acknowledged,
    connections close), then console and sink, then the edge. A second signal shortens the patience.
 4. No process outlives the supervisor: each watches the life pipe, whose writing end only the supervisor has.
-5. The supervisor touches no data. It may be killed at any time.
+5. A listener on an `auto` port that is started again listens where it did before: clients look for it there.
+6. The supervisor touches no data. It may be killed at any time.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,12 +26,12 @@ import structlog
 from appliance.child import ChildProcess, ChildSpec, end_children, module_spec, start_child
 from appliance.datadir import DataDir, open_data_dir
 from appliance.restarts import GiveUp, Restart, RestartPolicy, RestartRule, describe_exit, shell_exit_code
-from appliance.settings import Settings
+from appliance.settings import LISTENERS, Settings
 from core.channel import ChannelClient
 from core.clock import Clock, SystemClock
 from core.errors import DataDirError, HeadraceError
 from core.logs import configure_logs
-from core.ports import PORTS_FILE
+from core.ports import PORTS_FILE, read_ports
 
 SLOW_START_S: Final = 10.0  # after this long a person wonders; recovery of a big log may well take longer
 START_FAILED: Final = 127  # what a shell says when it cannot start a command
@@ -78,6 +79,17 @@ def children_of(settings: Settings) -> Sequence[ChildSpec]:
     if settings.sink.enabled:
         children.append(module_spec("sink"))
     return children
+
+
+def with_ports(settings: Settings, ports: Mapping[str, int]) -> Settings:
+    """The settings with `auto` ports fixed to what they became: a child that is started again must be found again."""
+    sections = {name: getattr(settings, name) for name in LISTENERS if name in ports}
+    fixed = {
+        name: section.model_copy(update={"port": ports[name]})
+        for name, section in sections.items()
+        if section.port == "auto"
+    }
+    return settings.model_copy(update=fixed)
 
 
 async def _run_until_signal(settings: Settings, data_dir: DataDir) -> int:
@@ -154,8 +166,8 @@ class Supervisor:
         return self._exit_code
 
     def _prepare(self) -> None:
-        self._settings_path = str(self._data_dir.write_settings(self._settings.to_json()))
         (self._data_dir.run / PORTS_FILE).unlink(missing_ok=True)  # an older boot's
+        self._settings_path = str(self._data_dir.write_settings(self._settings.to_json()))
         if self._data_dir.filesystem in _VOLATILE:
             _log.warning(
                 "the data directory lies in memory: nothing survives a power cut", path=str(self._data_dir.path)
@@ -184,6 +196,7 @@ class Supervisor:
     async def _live_once(self, spec: ChildSpec, policy: RestartPolicy) -> int:
         policy.started(self._now_s())
         try:
+            self._data_dir.write_settings(with_ports(self._settings, read_ports(self._data_dir.run)).to_json())
             child = await start_child(
                 spec,
                 settings_path=self._settings_path,
@@ -191,7 +204,7 @@ class Supervisor:
                 lock_fd=self._data_dir.lock_fd,
                 output_fd=self._output_fd,
             )
-        except OSError as error:  # out of memory or processes: passes, or the pause grows
+        except (OSError, DataDirError) as error:  # no memory, processes or space: passes, or the pause grows
             _log.error("cannot be started", child=spec.name, error=str(error))
             return START_FAILED
         self._running[spec.name] = child

@@ -19,7 +19,7 @@ from appliance.child import ChildSpec
 from appliance.datadir import DataDir, open_data_dir
 from appliance.restarts import RestartRule
 from appliance.settings import Settings
-from appliance.supervisor import Patience, Supervisor, children_of
+from appliance.supervisor import Patience, Supervisor, children_of, with_ports
 from tests.conftest import wait_until, wait_until_async
 
 RULE = RestartRule(first_delay_s=0.01, max_delay_s=0.05, healthy_after_s=60)
@@ -65,13 +65,19 @@ class House:
         script.write_text(CHILD.format(name=name, journal=str(self.path / "notes"), body=code))
         return ChildSpec(name=name, command=(sys.executable, "-P", str(script)), keeps_log=keeps_log)
 
-    def supervise(self, *children: ChildSpec, patience: Patience | None = None) -> Supervisor:
+    def supervise(self, *children: ChildSpec, patience: Patience | None = None, settings: object = None) -> Supervisor:
         async def drain() -> None:
             self.drained.append("drain")
             self.note("drain")
 
+        sections = settings if isinstance(settings, dict) else {}
         supervisor = Supervisor(
-            Settings(data_dir=self.path / "data"), self.data_dir, children, rule=RULE, patience=patience, drain=drain
+            Settings.model_validate({"data_dir": self.path / "data", **sections}),
+            self.data_dir,
+            children,
+            rule=RULE,
+            patience=patience,
+            drain=drain,
         )
         self.runs.append(asyncio.create_task(supervisor.run()))
         return supervisor
@@ -248,6 +254,30 @@ async def test_the_children_get_the_settings_with_an_absolute_directory(house: H
     await wait_until_async(lambda: f"edge {house.path / 'data'}" in house.notes(), timeout_s=20)
     supervisor.stop()
     assert await house.ended() == 0
+
+
+async def test_a_child_that_comes_back_listens_where_it_did(house: House) -> None:
+    body = """
+    from core.ports import publish_port
+    note(f"port {settings.mqtt.port}")
+    publish_port(settings.data_dir / "run", "mqtt", 40001)
+    announce_ready()
+    await stop.wait()
+    """
+    child = house.child("edge", body, keeps_log=True)
+    supervisor = house.supervise(child, settings={"mqtt": {"port": "auto"}})
+    await wait_until_async(supervisor.log_ready.is_set, timeout_s=20)
+    os.kill(house.pids()["edge"], signal.SIGKILL)
+    await wait_until_async(lambda: "edge port 40001" in house.notes(), timeout_s=20)
+    assert "edge port auto" in house.notes()
+    supervisor.stop()
+    assert await house.ended() == 0
+
+
+def test_only_auto_ports_are_fixed() -> None:
+    settings = Settings.model_validate({"mqtt": {"port": "auto"}, "tcp": {"port": 0}})
+    fixed = with_ports(settings, {"mqtt": 40001, "tcp": 40002, "http": 40003})
+    assert (fixed.mqtt.port, fixed.tcp.port, fixed.http.port) == (40001, 0, 8080)
 
 
 def test_the_settings_switch_console_and_sink_off(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
+from api import examples
+from api.examples import example
 from devices.tail import TailState
 
 
@@ -26,6 +28,8 @@ def answer(shape: Shape) -> Response:
 class View(Shape):
     """How far what is said of devices can be trusted."""
 
+    model_config = ConfigDict(json_schema_extra=example(examples.VIEW))
+
     state: TailState = Field(
         description="`live`: up to date. `replaying`: the log is still being read from its start. `behind`: readings "
         "arrive faster than the view takes them. `stale`: the process that writes the log is gone. `failed`: the log "
@@ -38,6 +42,8 @@ class View(Shape):
 
 class Reading(Shape):
     """A record of a device. Exactly one of `payload`, `payload_text`, `payload_base64` carries what it sent."""
+
+    model_config = ConfigDict(json_schema_extra=example(examples.READING))
 
     topic: str = Field(description="Topic of the log.", examples=["telemetry"])
     partition: int = Field(examples=[3])
@@ -64,6 +70,8 @@ class OpenSession(Shape):
 class DeviceSummary(Shape):
     """A device in a list. Times and counts cover what the log still holds."""
 
+    model_config = ConfigDict(json_schema_extra=example(examples.DEVICE))
+
     device: str = Field(examples=["press-17"])
     href: str = Field(description="Where its details are.", examples=["/api/v1/devices/press-17"])
     connected: bool | None = Field(description="Whether a session of it is open; null when that is not known.")
@@ -77,6 +85,8 @@ class DeviceSummary(Shape):
 class DeviceDetail(DeviceSummary):
     """A device and what it said last."""
 
+    model_config = ConfigDict(json_schema_extra=example(examples.DEVICE_DETAIL))
+
     sessions: list[OpenSession]
     further_sessions: int = Field(description="Open sessions beyond the listed ones.")
     last_disconnect_reason: str | None
@@ -87,6 +97,8 @@ class DeviceDetail(DeviceSummary):
 class DeviceList(Shape):
     """A page of devices, in order of their ids' UTF-8 bytes."""
 
+    model_config = ConfigDict(json_schema_extra=example(examples.DEVICE_LIST))
+
     devices: list[DeviceSummary]
     total: int = Field(description="Devices known, whatever was searched for.")
     next: str | None = Field(description="`cursor` of the next page; null at the end.")
@@ -95,6 +107,8 @@ class DeviceList(Shape):
 
 class ReadingList(Shape):
     """Readings of a device, newest first."""
+
+    model_config = ConfigDict(json_schema_extra=example(examples.READING_LIST))
 
     device: str
     readings: list[Reading]
@@ -137,6 +151,8 @@ class Topic(Shape):
 class TopicList(Shape):
     """All topics."""
 
+    model_config = ConfigDict(json_schema_extra=example(examples.TOPIC_LIST))
+
     topics: list[Topic]
     writer: str = Field(description="`live`, or `stale` when the process that writes the log is gone.")
 
@@ -178,12 +194,16 @@ class Export(Shape):
 class ExportList(Shape):
     """Exported windows, newest first."""
 
+    model_config = ConfigDict(json_schema_extra=example(examples.EXPORT_LIST))
+
     exports: list[Export]
     lake: str = Field(description="Directory of the lake on the box.")
 
 
 class SessionList(Shape):
     """Connections that are open at the edge now."""
+
+    model_config = ConfigDict(json_schema_extra=example(examples.SESSION_LIST))
 
     sessions: list[dict[str, Any]]
     total: int

@@ -6,7 +6,8 @@ What can be said of the view at any moment is one of five words (`TailState`); o
 * REPLAYING - what was in the log when the tail began has not been read to the end yet;
 * LIVE - everything committed up to at most `BEHIND_AFTER_MS` ago has been fed;
 * BEHIND - it was live, but for longer than that readings arrive faster than they are fed;
-* STALE - the process that writes the log is gone: what was true when it died is not known to be true now;
+* STALE - the process that writes the log is gone: what was true when it died is not known to be true now. The log's
+  readers notice within a few seconds (its heartbeat); for so long a flag may outlive the process, never longer;
 * FAILED - the log cannot be read; it is tried again with growing pauses.
 """
 

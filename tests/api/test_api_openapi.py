@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import schemathesis
 from hypothesis import HealthCheck, given, seed, settings
 from schemathesis import GenerationMode
 
+from api import models
 from tests.api.api_box import ApiBox
 
 LOCAL = {"Host": "localhost"}
@@ -69,3 +71,29 @@ def test_every_operation_declares_problems_and_an_example_of_success(box: ApiBox
             for status in ("400", "405", "421", "422", "500"):
                 assert "application/problem+json" in operation["responses"][status]["content"], (path, status)
             assert "HTTPValidationError" not in str(operation)
+
+
+SHAPES = [
+    shape
+    for shape in vars(models).values()
+    if isinstance(shape, type) and issubclass(shape, models.Shape) and "json_schema_extra" in shape.model_config
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.__name__)
+def test_examples_are_what_is_answered(shape: type[models.Shape]) -> None:
+    extra = shape.model_config["json_schema_extra"]
+    assert isinstance(extra, dict)
+    (example,) = extra["examples"]
+    assert set(example) == set(shape.model_fields)
+    assert json.loads(models.answer(shape.model_validate(example)).body) == example
+
+
+def test_every_answer_has_an_example(box: ApiBox) -> None:
+    description = box.get("/api/v1/openapi.json")
+    for path, methods in description["paths"].items():
+        content = methods["get"]["responses"]["200"]["content"]
+        for media_type, body in content.items():
+            name = body["schema"].get("$ref", "").rpartition("/")[2]
+            if path.startswith("/api/"):
+                assert description["components"]["schemas"][name]["examples"], (path, media_type)

@@ -1,0 +1,123 @@
+"""One whole example of each answer, for the API's description. Tests hold them against the shapes."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+VIEW: Final = {"state": "live", "stale": False, "as_of": "2026-11-20T10:15:04.120000Z", "lag_records": 0}
+
+READING: Final = {
+    "topic": "telemetry",
+    "partition": 3,
+    "offset": 18231,
+    "received_at": "2026-11-20T10:15:03.871000Z",
+    "mqtt_topic": "devices/press-17/telemetry",
+    "size_bytes": 46,
+    "decoded": True,
+    "payload": {"ts": 1795169703868, "seq": 4, "temperature": 21.5},
+    "payload_text": None,
+    "payload_base64": None,
+}
+
+DEVICE: Final = {
+    "device": "press-17",
+    "href": "/api/v1/devices/press-17",
+    "connected": True,
+    "connected_since": "2026-11-20T07:00:12.004000Z",
+    "first_seen": "2026-11-13T10:00:00.120000Z",
+    "last_seen": "2026-11-20T10:15:03.871000Z",
+    "messages": 604211,
+    "size_bytes": 72505320,
+}
+
+DEVICE_DETAIL: Final = {
+    **DEVICE,
+    "sessions": [
+        {
+            "session": "cced28cd-41",
+            "since": "2026-11-20T07:00:12.004000Z",
+            "client_id": "press-17",
+            "protocol": "mqtt",
+            "peer": "127.0.0.1:51874",
+        }
+    ],
+    "further_sessions": 0,
+    "last_disconnect_reason": "keep-alive",
+    "last_reading": READING,
+    "view": VIEW,
+}
+
+DEVICE_LIST: Final = {"devices": [DEVICE], "total": 50, "next": "press-17", "view": VIEW}
+
+READING_LIST: Final = {
+    "device": "press-17",
+    "readings": [READING],
+    "next": "telemetry:3:18231",
+    "scanned_records": 512,
+}
+
+TOPIC_LIST: Final = {
+    "topics": [
+        {
+            "topic": "telemetry",
+            "topic_id": "6f1c0d5e8a9b4c7d8e9f0a1b2c3d4e5f",
+            "partitions": [{"partition": 0, "log_start_offset": 0, "high_watermark": 75412}],
+            "records": 75412,
+            "windows_closed": 26,
+            "last_window": {
+                "number": 25,
+                "start": "2026-11-20T09:00:00.004000Z",
+                "end": "2026-11-20T10:00:00.011000Z",
+                "reason": "time",
+                "offsets": {"0": [72001, 75011]},
+            },
+        }
+    ],
+    "writer": "live",
+}
+
+EXPORT_LIST: Final = {
+    "exports": [
+        {
+            "topic": "telemetry",
+            "window": 25,
+            "start": "2026-11-20T09:00:00.004000Z",
+            "end": "2026-11-20T10:00:00.011000Z",
+            "exported_at": "2026-11-20T10:00:01.420000Z",
+            "files": [
+                {
+                    "path": "telemetry/date=2026-11-20/20261120T090000Z-2704c8da4c25e32e.parquet",
+                    "rows": 3010,
+                    "size_bytes": 61220,
+                    "date": "2026-11-20",
+                }
+            ],
+            "records": 3010,
+            "rows": 3010,
+            "quarantined": 0,
+            "lost": [],
+            "clashes": {},
+        }
+    ],
+    "lake": "headrace-data/lake",
+}
+
+SESSION_LIST: Final = {
+    "sessions": [
+        {
+            "session": "cced28cd-41",
+            "client_id": "press-17",
+            "username": None,
+            "protocol": "mqtt",
+            "peer": "127.0.0.1:51874",
+            "since_ms": 1795158012004,
+            "devices": 1,
+        }
+    ],
+    "total": 1,
+}
+
+
+def example(value: dict[str, Any]) -> dict[str, Any]:
+    """The part of a model's configuration that makes `value` its example."""
+    return {"examples": [value]}

@@ -23,7 +23,16 @@ from tests.conftest import free_port, require_component, wait_until, wait_until_
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-NO_SOURCES = {".git", ".venv", "build", "node_modules", "headrace.egg-info", "headrace-data", "headrace-demo"}
+NO_SOURCES = {
+    ".git",
+    ".venv",
+    "build",
+    "node_modules",
+    "results",
+    "headrace.egg-info",
+    "headrace-data",
+    "headrace-demo",
+}
 NO_PACKAGES = {"benchmarks", "deploy", "docs", "tests"}
 
 

@@ -13,7 +13,6 @@ import typer
 
 from appliance.commands.options import Config, DataDir, For
 from appliance.settings import load_settings
-from core.errors import BadRequestError
 from core.logs import configure_logs
 from core.ports import read_ports
 
@@ -71,12 +70,7 @@ def simulate(
         tcp_port=ports["tcp"],
     )
     configure_logs("simulator", "auto", "info")
-    try:
-        outcome = asyncio.run(_run(options, report))
-    except OSError as error:
-        where = str(error.filename or report or "")
-        raise BadRequestError(f"the simulator cannot go on: {error.strerror or error}", where=where) from error
-    totals = outcome.totals
+    totals = asyncio.run(_run(options, report)).totals
     typer.echo(
         f"sent {totals.sent}, acked {totals.acked}, unacked {totals.unacked}, refused {totals.refused}, "
         f"resent {totals.resent}, skipped {totals.skipped}"

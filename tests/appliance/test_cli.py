@@ -247,6 +247,32 @@ async def test_export_rolls_the_topics_over_the_channel(tmp_path: Path) -> None:
         await server.close()
 
 
+async def test_export_rolls_every_topic_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Reader:
+        def __init__(self, data_dir: Path) -> None:
+            assert data_dir == tmp_path
+
+        def topics(self) -> Mapping[str, None]:
+            return {"telemetry": None, "quiet": None}
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setitem(sys.modules, "commitlog.reader", SimpleNamespace(FileLogReader=Reader))
+    server = await edge(tmp_path)
+    try:
+        assert await close_windows(tmp_path, []) == {"quiet": None, "telemetry": window("telemetry")}
+    finally:
+        await server.close()
+
+
+def test_simulate_says_when_its_report_cannot_be_written(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("simulate", "--devices", "1", "--for", "1ms", "--report", "none/r.json") == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: the report cannot be written")
+    assert "where: none/r.json" in shown
+
+
 def test_export_prints_the_windows(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     async def closed(_data_dir: Path, topics: list[str]) -> dict[str, ClosedWindow | None]:
         await asyncio.sleep(0)

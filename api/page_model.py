@@ -21,10 +21,11 @@ NOT_KNOWN: Final = "—"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
-    """A time: how long ago, and exactly."""
+    """A time: how long ago, exactly, and for machines."""
 
     ago: str
     exact: str
+    iso: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,8 +94,9 @@ def moment(time_ms: int | None, now_ms: int) -> Moment | None:
     """A time for people."""
     if time_ms is None:
         return None
-    exact = to_datetime(time_ms).isoformat(sep=" ", timespec="milliseconds").replace("+00:00", " UTC")
-    return Moment(ago=relative(time_ms, now_ms), exact=exact)
+    iso = to_datetime(time_ms).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    exact = iso.replace("T", " ").replace("Z", " UTC")
+    return Moment(ago=relative(time_ms, now_ms), exact=exact, iso=iso)
 
 
 def figures(devices: int, connected: int, tail: TailStatus, overview: Overview, now_ms: int) -> list[Figure]:

@@ -47,7 +47,7 @@ def test_devices_and_figures(box: ApiBox) -> None:
     assert '<span class="state on">connected</span>' in html
     assert '<span class="state off">not connected</span>' in html
     assert "temperature=21.5 state=running</span>" in html
-    assert '<time title="2027-01-15 07:59:57.000 UTC">3 s ago</time>' in html
+    assert 'datetime="2027-01-15T07:59:57.000Z" title="2027-01-15 07:59:57.000 UTC">3 s ago</time>' in html
 
 
 def test_figures_that_nobody_tells_are_dashes(box: ApiBox) -> None:

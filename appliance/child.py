@@ -21,17 +21,20 @@ _log = structlog.get_logger("headrace.supervisor")
 class ChildSpec:
     """What to start. `command` is followed by the settings path and the pipes' options (see `appliance.process`).
 
-    `keeps_log` marks the process that the others need: it is started first, stopped last, and inherits the lock.
+    `keeps_log` marks the process that the others need: it is started first and stopped last. `holds_lock`: it writes
+    what must have one writer, so it inherits the data directory's lock, and no second appliance starts while it lives.
     """
 
     name: str
     command: Sequence[str]
     keeps_log: bool = False
+    holds_lock: bool = False
 
 
-def module_spec(name: str, *, keeps_log: bool = False) -> ChildSpec:
+def module_spec(name: str, *, keeps_log: bool = False, holds_lock: bool = False) -> ChildSpec:
     """The child `appliance.<name>`. With -P, so that a folder of a like name where the user stands is not imported."""
-    return ChildSpec(name=name, command=(sys.executable, "-P", "-m", f"appliance.{name}"), keeps_log=keeps_log)
+    command = (sys.executable, "-P", "-m", f"appliance.{name}")
+    return ChildSpec(name=name, command=command, keeps_log=keeps_log, holds_lock=holds_lock)
 
 
 class ChildProcess:
@@ -91,7 +94,7 @@ async def start_child(
     """
     ready_fd, child_ready_fd = os.pipe()
     pass_fds = [life_fd, child_ready_fd]
-    if spec.keeps_log:
+    if spec.holds_lock:
         pass_fds.append(lock_fd)
     options = ("--life-fd", str(life_fd), "--ready-fd", str(child_ready_fd))
     try:

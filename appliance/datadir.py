@@ -2,8 +2,8 @@
 
 `open_data_dir` makes it, locks it against a second appliance, and refuses what cannot be trusted: a directory that
 cannot be written, a network file system, a disk without room for the journal. The lock is an flock on `<data>/lock`.
-Its descriptor also goes to the edge process: should the supervisor be killed, the directory stays locked until the
-edge, which writes the log, is gone too.
+Its descriptor also goes to the processes that write the log and the lake: should the supervisor be killed, the
+directory stays locked until they are gone too, so that there is never a second writer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import json
 import os
 import pwd
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +27,7 @@ LOCK_FILE: Final = "lock"
 PIDS_FILE: Final = "pids.json"
 SETTINGS_FILE: Final = "settings.json"
 FREE_MARGIN_BYTES: Final = 32 << 20  # first segments, state tables and the lake's first files beside the journal
-EDGE_PATIENCE_S: Final = 10.0  # an edge whose supervisor was killed needs this long at most to put the log in order
+ORPHAN_PATIENCE_S: Final = 15.0  # an edge or sink whose supervisor was killed needs seconds to put things in order
 _LOCK_POLL_S: Final = 0.05
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
@@ -54,7 +54,7 @@ class DataDir:
         self._replace(PIDS_FILE, json.dumps(dict(pids), sort_keys=True) + "\n")
 
     def close(self) -> None:
-        """Let go of the lock (the edge may still hold it)."""
+        """Let go of the lock (edge and sink may still hold it)."""
         os.close(self.lock_fd)
 
     def _replace(self, name: str, text: str) -> Path:
@@ -102,9 +102,9 @@ def open_data_dir(
     *,
     journal_size_bytes: int,
     allow_network_filesystem: bool = False,
-    patience_s: float = EDGE_PATIENCE_S,
+    patience_s: float = ORPHAN_PATIENCE_S,
 ) -> DataDir:
-    """Make, check and lock the data directory. Blocks for `patience_s` only while a left-over edge still ends.
+    """Make, check and lock the data directory. Blocks for `patience_s` only while a left-over edge or sink still ends.
 
     Raises DataDirError, with the mend, for whatever makes the directory unusable.
     """
@@ -175,7 +175,7 @@ def _user_name() -> str:
 
 
 def _lock(path: Path, patience_s: float) -> int:
-    """The exclusive lock's descriptor; waits only while its holder is an edge that lost its supervisor."""
+    """The exclusive lock's descriptor; waits only while its holders are children that lost their supervisor."""
     lock_path = path / LOCK_FILE
     try:
         descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -210,7 +210,7 @@ def _try_lock(descriptor: int, lock_path: Path) -> bool:
 
 
 def _held(path: Path, supervisor: int) -> DataDirError:
-    holder = supervisor if _alive(supervisor) else _pid_of(path, "edge")
+    holder = next((pid for pid in (supervisor, *_writers(path)) if _alive(pid)), 0)
     who = f"process {holder}" if _alive(holder) else "another process"
     stop = f"stop it first (kill {holder})" if _alive(holder) else "stop it first"
     return DataDirError(
@@ -225,14 +225,16 @@ def _first_number(descriptor: int) -> int:
     return int(text) if text.isdigit() else 0
 
 
-def _pid_of(path: Path, name: str) -> int:
-    """A process's id by the last pids.json; 0 if there is none to be had."""
+def _writers(path: Path) -> Iterator[int]:
+    """The ids of the last appliance's edge and sink, as far as pids.json has them."""
     try:
         pids: Any = json.loads((path / "run" / PIDS_FILE).read_bytes())
     except (OSError, ValueError):
-        return 0
-    pid = pids.get(name) if isinstance(pids, dict) else None
-    return pid if isinstance(pid, int) else 0
+        return
+    for name in ("edge", "sink"):
+        pid = pids.get(name) if isinstance(pids, dict) else None
+        if isinstance(pid, int):
+            yield pid
 
 
 def _alive(pid: int) -> bool:

@@ -8,7 +8,8 @@ The rules:
 3. Stop, on SIGTERM, SIGINT or SIGHUP: drain (the edge stops listening, open batches commit and are acknowledged,
    connections close), then console and sink, then the edge. A second signal shortens the patience.
 4. No process outlives the supervisor: each watches the life pipe, whose writing end only the supervisor has.
-5. A listener on an `auto` port that is started again listens where it did before: clients look for it there.
+5. A listener on an `auto` port that is started again listens where it did before, if that port is still free: its
+   clients look for it there.
 6. The supervisor touches no data. It may be killed at any time.
 """
 
@@ -29,7 +30,7 @@ from appliance.restarts import GiveUp, Restart, RestartPolicy, RestartRule, desc
 from appliance.settings import LISTENERS, Settings
 from core.channel import ChannelClient
 from core.clock import Clock, SystemClock
-from core.errors import DataDirError, HeadraceError
+from core.errors import DataDirError, HeadraceError, PortTakenError
 from core.logs import configure_logs
 from core.ports import PORTS_FILE, read_ports
 
@@ -73,11 +74,11 @@ def open_for(settings: Settings) -> DataDir:
 
 def children_of(settings: Settings) -> Sequence[ChildSpec]:
     """The processes that these settings ask for."""
-    children = [module_spec("edge", keeps_log=True)]
+    children = [module_spec("edge", keeps_log=True, holds_lock=True)]
     if settings.http.port != 0:
         children.append(module_spec("console"))
     if settings.sink.enabled:
-        children.append(module_spec("sink"))
+        children.append(module_spec("sink", holds_lock=True))
     return children
 
 
@@ -129,6 +130,7 @@ class Supervisor:
         self._hurry = asyncio.Event()
         self._log_ready = asyncio.Event()
         self._exit_code = 0
+        self._same_ports = True
         self._life_fds = (-1, -1)
         self._settings_path = ""
 
@@ -185,6 +187,8 @@ class Supervisor:
             if self._stopping.is_set():
                 self._note_end(exit_code)
                 return
+            if exit_code == PortTakenError.exit_code:
+                self._same_ports = False  # somebody has taken an `auto` port meanwhile: the next start may get another
             decision = policy.died(self._now_s(), exit_code)
             self._tell_death(spec, exit_code, decision)
             if isinstance(decision, GiveUp):
@@ -196,7 +200,8 @@ class Supervisor:
     async def _live_once(self, spec: ChildSpec, policy: RestartPolicy) -> int:
         policy.started(self._now_s())
         try:
-            self._data_dir.write_settings(with_ports(self._settings, read_ports(self._data_dir.run)).to_json())
+            ports = read_ports(self._data_dir.run) if self._same_ports else {}
+            self._data_dir.write_settings(with_ports(self._settings, ports).to_json())
             child = await start_child(
                 spec,
                 settings_path=self._settings_path,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import signal
@@ -238,6 +239,19 @@ async def test_a_stop_while_a_child_is_still_starting_ends_it_too(house: House) 
     assert house.pids() == {"supervisor": os.getpid()}
 
 
+async def test_who_writes_keeps_the_directory_locked(house: House, tmp_path: Path) -> None:
+    report = "note(sorted(os.readlink(f'/proc/self/fd/{fd}') for fd in os.listdir('/proc/self/fd') if fd.isdigit() "
+    report += "and Path(f'/proc/self/fd/{fd}').exists() and 'lock' in os.readlink(f'/proc/self/fd/{fd}')))\n"
+    writer = dataclasses.replace(house.child("edge", report + WORKS, keeps_log=True), holds_lock=True)
+    supervisor = house.supervise(writer, house.child("console", report + WORKS))
+    await house.up("edge", "console")
+    await wait_until_async(lambda: len([note for note in house.notes() if "[" in note]) == 2, timeout_s=20)
+    assert f"edge ['{tmp_path / 'data' / 'lock'}']" in house.notes()
+    assert "console []" in house.notes()
+    supervisor.stop()
+    assert await house.ended() == 0
+
+
 async def test_ports_of_an_older_boot_are_removed(house: House) -> None:
     ports = house.data_dir.run / "ports.json"
     ports.write_text('{"mqtt": 1}')
@@ -274,6 +288,25 @@ async def test_a_child_that_comes_back_listens_where_it_did(house: House) -> Non
     assert await house.ended() == 0
 
 
+async def test_a_port_that_was_taken_meanwhile_gives_way_to_another(house: House) -> None:
+    body = """
+    from core.ports import publish_port
+    note(f"port {settings.mqtt.port}")
+    if settings.mqtt.port != "auto":
+        raise PortTakenError("port 40001 is taken", where="mqtt.port", mend="")
+    publish_port(settings.data_dir / "run", "mqtt", 40001)
+    announce_ready()
+    await stop.wait()
+    """
+    supervisor = house.supervise(house.child("edge", body, keeps_log=True), settings={"mqtt": {"port": "auto"}})
+    await wait_until_async(supervisor.log_ready.is_set, timeout_s=20)
+    os.kill(house.pids()["edge"], signal.SIGKILL)
+    await wait_until_async(lambda: house.notes().count("edge port auto") == 2, timeout_s=20)
+    assert house.notes().count("edge port 40001") == 1
+    supervisor.stop()
+    assert await house.ended() == 0
+
+
 def test_only_auto_ports_are_fixed() -> None:
     settings = Settings.model_validate({"mqtt": {"port": "auto"}, "tcp": {"port": 0}})
     fixed = with_ports(settings, {"mqtt": 40001, "tcp": 40002, "http": 40003})
@@ -285,6 +318,7 @@ def test_the_settings_switch_console_and_sink_off(tmp_path: Path) -> None:
         return [child.name for child in children_of(Settings.model_validate({"data_dir": tmp_path, **sections}))]
 
     assert names() == ["edge", "console", "sink"]
+    assert [child.name for child in children_of(Settings()) if child.holds_lock] == ["edge", "sink"]
     assert names(http={"port": 0}) == ["edge", "sink"]
     assert names(sink={"enabled": False}) == ["edge", "console"]
 

@@ -90,6 +90,7 @@ class EmbeddedLog:
         self._opened: list[Partition] = []
         self._changes: list[Change] = []
         self._rolls: list[_Roll] = []
+        self._promises: set[asyncio.Future[Any]] = set()
         self._unflushed: set[Partition] = set()
         self._unflushed_changes: list[Change] = []
         self._last_flush_s = self._loop.time()
@@ -195,8 +196,11 @@ class EmbeddedLog:
                 return known.info
             count = self._settings.partitions if partitions is None else partitions
             self._check_new_topic(name, count)
+            self._check()  # again: the log may have failed or been closed while others made theirs
             info = TopicInfo(name=name, topic_id=secrets.token_hex(16), partitions=count)
-            await self._segment_thread.run(lambda: self._segments.create_topic(info))
+            made: asyncio.Future[None] = self._promise()
+            self._segment_thread.submit(lambda: self._segments.create_topic(info), lambda _: _resolve(made, None))
+            await made
             self._add_topic(info, [0] * count, [0] * count)
             return info
 
@@ -232,8 +236,8 @@ class EmbeddedLog:
 
     async def _clear(self) -> None:
         """Wait until the log is no longer congested."""
-        clear: asyncio.Future[None] = self._loop.create_future()
-        self.when_clear(lambda: None if clear.done() else clear.set_result(None))
+        clear: asyncio.Future[None] = self._promise()
+        self.when_clear(lambda: _resolve(clear, None))
         await clear
 
     async def rows(self, table: str) -> Mapping[str, Any]:
@@ -244,7 +248,7 @@ class EmbeddedLog:
         """See `Log.roll`."""
         self._check()
         self._topic(topic)
-        rolled: asyncio.Future[ClosedWindow | None] = self._loop.create_future()
+        rolled: asyncio.Future[ClosedWindow | None] = self._promise()
         self._rolls.append((topic, reason, rolled))
         self._commits.start()
         return await rolled
@@ -328,7 +332,7 @@ class EmbeddedLog:
             topic = self._topics[name]
             window = topic.window.close([p.next_offset for p in topic.partitions], self.now_ms(), reason)
             if window is None:
-                _answer([(future, None)])
+                _resolve(future, None)
                 continue
             topic.bytes_since_roll = 0
             self._change(window_change(window))
@@ -386,10 +390,17 @@ class EmbeddedLog:
         self._failed = error
         self._commits.fail()
         self._journal.give_up()
-        for _, _, future in self._rolls:
-            if not future.done():
-                future.set_exception(self._unavailable())
+        for promise in list(self._promises):
+            if not promise.done():
+                promise.set_exception(self._unavailable())
         self._on_failure(error)
+
+    def _promise(self) -> asyncio.Future[Any]:
+        """A future that fails with the log, so that nobody waits for what will not come."""
+        promise: asyncio.Future[Any] = self._loop.create_future()
+        self._promises.add(promise)
+        promise.add_done_callback(self._promises.discard)
+        return promise
 
     def _unavailable(self) -> UnavailableError:
         return UnavailableError(f"the log has failed: {self._failed!r}", mend="the edge process restarts and recovers")
@@ -471,5 +482,9 @@ class _FutureWaiter:
 
 def _answer(answers: Sequence[tuple[asyncio.Future[ClosedWindow | None], ClosedWindow | None]]) -> None:
     for future, window in answers:
-        if not future.done():
-            future.set_result(window)
+        _resolve(future, window)
+
+
+def _resolve(future: asyncio.Future[Any], result: object) -> None:
+    if not future.done():  # it may have failed with the log, or its caller may have gone
+        future.set_result(result)

@@ -89,10 +89,15 @@ class SegmentWriter:
     def create_topic(self, topic: TopicInfo) -> None:
         """Make the directories of a topic durably, and readable at once."""
         topic_id = bytes.fromhex(topic.topic_id)
-        for index in range(topic.partitions):
-            files = make_partition(self._storage, self._log_dir, topic, index, self._settings.segment_size_bytes)
-            self._files[(topic_id, index)] = files
+        made: list[PartitionFiles] = []
+        # The last partition first: recovery counts partitions by the highest, and completes a topic half made.
+        for index in reversed(range(topic.partitions)):
+            made.append(make_partition(self._storage, self._log_dir, topic, index, self._settings.segment_size_bytes))
+            if len(made) == 1:
+                self._storage.sync_dir(self._log_dir)
         self._storage.sync_dir(self._log_dir)
+        for files in reversed(made):
+            self._files[(topic_id, files.partition)] = files
         self.publish_all()
 
     def flush(self, flush: Flush) -> None:

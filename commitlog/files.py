@@ -24,7 +24,9 @@ class PartitionFiles:
         next_offset: int,
         active: Segment | None,
         segment_size_bytes: int,
+        unsynced: bool = False,
     ) -> None:
+        """`unsynced`: what stands in the active segment, or its name, may not be durable yet."""
         self.topic = topic
         self.partition = partition
         self.log_start = log_start
@@ -33,8 +35,8 @@ class PartitionFiles:
         self._directory = directory
         self._active = active
         self._segment_size_bytes = segment_size_bytes
-        self._dirty = False
-        self._names_dirty = False
+        self._dirty = unsynced
+        self._names_dirty = unsynced
 
     def append(self, batch: Bytes, base_offset: int, count: int, max_timestamp_ms: int) -> None:
         """Write a batch to the active segment, closing it first when it is full. Raises OSError."""

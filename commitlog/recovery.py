@@ -225,8 +225,19 @@ def _partition(
         next_offset=next_offset,
         active=active,
         segment_size_bytes=settings.segment_size_bytes,
+        unsynced=active is not None and not _stands_at(active, point),
     )
     return _RecoveredPartition(files, newest_ms)
+
+
+def _stands_at(active: Segment, point: PartitionPoint | None) -> bool:
+    """Whether the checkpoint says that all of it is durable; what a killed process left beyond may not be."""
+    return point is not None and (active.base_offset, active.log_bytes, active.index_bytes, active.timeindex_bytes) == (
+        point.segment,
+        point.log_bytes,
+        point.index_bytes,
+        point.timeindex_bytes,
+    )
 
 
 def _recover_segment(

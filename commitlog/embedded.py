@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from commitlog.base import MAX_TOPIC_NAME_CHARS, ClosedWindow, NewRecord, Position, TableChange, TopicInfo
 from commitlog.behind import Flush, SegmentWriter
 from commitlog.commit import Commit, GroupCommit
@@ -206,8 +208,7 @@ class EmbeddedLog:
 
     async def append(self, records: Sequence[NewRecord], changes: Sequence[TableChange] = ()) -> Sequence[Position]:
         """See `Log.append`."""
-        size = sum(len(r.value) + len(r.key or b"") for r in records)
-        size += _RECORD_OVERHEAD_BYTES * (len(records) + len(changes))
+        size = sum(map(_record_bytes, records)) + sum(map(_change_bytes, changes))
         limit = self._settings.pending_bytes // 4
         if size > limit:
             raise BadRequestError(
@@ -478,6 +479,26 @@ class _FutureWaiter:
         """See `Waiter.failed`."""
         if not self.future.done():
             self.future.set_exception(UnavailableError("the log failed before this was durable"))
+
+
+def _record_bytes(record: NewRecord) -> int:
+    """About what a record takes in a batch. Raises BadRequestError for one that a batch cannot hold."""
+    parts = [record.value, record.key, *(value for _, value in record.headers)]
+    try:
+        names = sum(len(name.encode()) for name, _ in record.headers)
+    except (AttributeError, UnicodeEncodeError) as error:
+        raise BadRequestError(f"a record header's name is not text: {error}") from error
+    if record.value is None or not all(part is None or isinstance(part, bytes) for part in parts):
+        raise BadRequestError("a record's key, value and header values are bytes")
+    return _RECORD_OVERHEAD_BYTES * (1 + len(record.headers)) + names + sum(len(part or b"") for part in parts)
+
+
+def _change_bytes(change: TableChange) -> int:
+    """What a table change takes in the journal. Raises BadRequestError for a value that msgpack does not carry."""
+    try:
+        return _RECORD_OVERHEAD_BYTES + len(msgspec.msgpack.encode((change.table, change.key, change.value)))
+    except (TypeError, ValueError) as error:
+        raise BadRequestError(f"the row {change.key!r} of table {change.table!r} cannot be kept: {error}") from error
 
 
 def _answer(answers: Sequence[tuple[asyncio.Future[ClosedWindow | None], ClosedWindow | None]]) -> None:

@@ -147,8 +147,13 @@ class Journal:
         self._released.set()
 
     def wait_for_room(self, body_bytes: int) -> None:
-        """Block until checkpoints have made room: the disk writes segments slower than data arrives."""
+        """Block until checkpoints have made room: the disk writes segments slower than data arrives.
+
+        Raises JournalFullError when none will.
+        """
         while not self.fits(body_bytes):
+            if ENTRY_HEADER.size + body_bytes > self._size // 2:  # with its wrap it may not even fit an empty journal
+                raise JournalFullError(f"an entry of {body_bytes} bytes does not fit a journal of {self._size}")
             if self._given_up:
                 raise JournalFullError("no checkpoint will make room any more")
             self._released.wait()

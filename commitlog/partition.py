@@ -63,9 +63,9 @@ class Partition:
     def append(self, timestamp_ms: int, key: bytes | None, value: bytes | None, headers: list[Header]) -> int:
         """See `PartitionAppender.append`."""
         in_journal = self._journal_count
+        self._journal.append(in_journal, timestamp_ms, key, value, headers)  # raises, if it does, before any change
         if not in_journal:
             self._opened.append(self)
-        self._journal.append(in_journal, timestamp_ms, key, value, headers)
         self._journal_count = in_journal + 1
         in_segment = self._segment_count
         self._segment.append(in_segment, timestamp_ms, key, value, headers)

@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.commitlog.commitlog_disk import DiskStoppedError, MemoryDisk
-from tests.commitlog.log_support import Failures, open_log, read_partition, record, some_value
 
 from commitlog.base import ClosedWindow, Position, TableChange
 from commitlog.checkpoint import read_checkpoint
@@ -25,6 +23,8 @@ from commitlog.embedded import EmbeddedLog
 from commitlog.reader import FileLogReader
 from commitlog.storage import LOG_DIR
 from core.errors import UnavailableError
+from tests.commitlog.commitlog_disk import DiskStoppedError, MemoryDisk
+from tests.commitlog.log_support import Failures, open_log, read_partition, record, some_value
 from tests.log_fakes import FakeClock
 
 TOPICS = {"telemetry": 3, "device.events": 1}

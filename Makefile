@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup run test check lint types layers docs docs-check bench lock clean
+.PHONY: help setup run test check lint types layers docs docs-check screenshot bench lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' $(firstword $(MAKEFILE_LIST)) | column -t -s @ 2>/dev/null \
@@ -40,6 +40,9 @@ docs: $(STAMP) ## Write the generated docs anew
 
 docs-check: $(STAMP)
 	$(BIN)/python -m appliance.config_docs --check
+
+screenshot: $(STAMP) ## Take docs/images/console.png from a running demo (needs chromium)
+	$(BIN)/python -m docs.screenshot
 
 bench: $(STAMP) ## Measure ingest (ARGS="--quick")
 	$(BIN)/python -m benchmarks.ingest $(ARGS)

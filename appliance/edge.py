@@ -24,8 +24,8 @@ from commitlog.remote import log_handlers
 from commitlog.storage import RUN_DIR, SystemStorage
 from core.channel import ChannelServer, Handler
 from core.clock import SystemClock
-from core.errors import DataDirError, NotFoundError, PortTakenError, UnavailableError
-from core.ports import publish_port, read_ports
+from core.errors import DataDirError, NotFoundError, UnavailableError
+from core.ports import publish_port
 from core.tasks import background
 from ingest.listener import Listener
 from ingest.mqtt import MqttListener
@@ -98,7 +98,7 @@ class Edge:
         run_dir = self._settings.data_dir / RUN_DIR
         for name, listener in self._listeners.items():
             address: Any = getattr(self._settings, name)
-            port = 0 if address.port == 0 else await _listen(listener, address, read_ports(run_dir).get(name))
+            port = 0 if address.port == 0 else await listener.start(address.host, address.port)
             publish_port(run_dir, name, port)
             if port:
                 _log.info("listening", protocol=name, host=address.host, port=port)
@@ -143,14 +143,6 @@ class Edge:
             await self._drain()
 
         return {**log_handlers(self._log), "sessions": sessions, "metrics": metrics, "kick": kick, "drain": drain}
-
-
-async def _listen(listener: Listener, address: Any, before: int | None) -> int:
-    """Listen where the settings say. `auto` means the port of the process before this one, if it is still free."""
-    if address.port == "auto" and before is not None:
-        with contextlib.suppress(PortTakenError):
-            return await listener.start(address.host, before)
-    return await listener.start(address.host, address.port)
 
 
 async def _open_log(settings: Settings, failed: asyncio.Future[Exception]) -> EmbeddedLog:

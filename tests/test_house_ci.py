@@ -50,7 +50,7 @@ def run(tmp_path: Path) -> tuple[list[str], str]:
     return (tmp_path / "log").read_text().splitlines(), ended.stderr
 
 
-CHECK = "make check require=mosquitto,chromium ci=true stdin="
+CHECK = "make check require=mosquitto,mosquitto_pub,chromium ci=true stdin="
 
 
 def test_root_installs_what_is_missing_and_nothing_else(tmp_path: Path) -> None:

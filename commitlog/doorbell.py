@@ -77,12 +77,12 @@ class DoorbellWaiter:
         if self._socket is not None:
             return True
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.setblocking(False)  # first: while too many stand at the door of an idle writer, connecting would block
         try:
             sock.connect(socket_address(self._path))
         except OSError:
             sock.close()
             return False
-        sock.setblocking(False)
         self._socket = sock
         return True
 

@@ -34,7 +34,8 @@ from commitlog.files import PartitionFiles
 from commitlog.journal import Change, Journal, JournalBatch, encode_body
 from commitlog.partition import Partition, TakenBatch
 from commitlog.partitioner import partition_for_key
-from commitlog.recovery import Recovered, RecoveryReport, recover, start_journal
+from commitlog.recovery import Recovered, recover, start_journal
+from commitlog.report import RecoveryReport
 from commitlog.settings import LogSettings
 from commitlog.stats import LogStats
 from commitlog.storage import LOG_DIR, RUN_DIR, Storage

@@ -78,6 +78,8 @@ class FileLogReader:
         while offset < mark.high and room > 0:
             batch = self._next_batch(topic, partition, offset, mark.high, gaps)
             if batch is None:
+                if self._nothing_follows(topic, partition):
+                    gaps.append(Gap(first=max(offset, gaps[-1].next if gaps else 0), next=mark.high, reason=MISSING))
                 break
             found = [r for r in batch.records() if offset <= r.offset < mark.high]
             known = gaps[-1].next if gaps else offset
@@ -96,10 +98,11 @@ class FileLogReader:
         directory = self._directory(topic, partition)
         offset = mark.start
         for base in base_offsets(self._storage, directory):
-            # A segment's last time entry bounds all its records, except in the active one, which is walked.
             entries = time_entries(self._index(directory, base, TIMEINDEX_SUFFIX))
-            if entries:
+            if entries and entries[0][0] < timestamp_ms:
                 offset = max(offset, base + relative_offset_for_time(entries, timestamp_ms))
+            if entries and entries[-1][0] >= timestamp_ms:
+                break  # a record that late is in this segment: the first one is here, or in one before that is walked
         while offset < mark.high:
             batch = self._next_batch(topic, partition, offset, mark.high, [])
             if batch is None:
@@ -165,7 +168,7 @@ class FileLogReader:
         while cursor is not None:
             header = self._header_at(cursor)
             if header is None:
-                cursor = self._following(topic, partition, cursor, gaps)
+                cursor = self._following(topic, partition, cursor, offset, gaps)
                 continue
             data = cursor.file.read(header.size_bytes, cursor.position)
             if len(data) < header.size_bytes:
@@ -181,6 +184,16 @@ class FileLogReader:
             gaps.append(Gap(first=max(offset, header.base_offset), next=header.last_offset + 1, reason=DAMAGED))
             offset = header.last_offset + 1
         return None
+
+    def _nothing_follows(self, topic: str, partition: int) -> bool:
+        """Whether a living writer promises offsets that no file holds: recovery went on past what was lost."""
+        cursor = self._cursors.get((topic, partition))
+        bases = base_offsets(self._storage, self._directory(topic, partition))
+        if cursor is None:
+            at_end = not bases
+        else:
+            at_end = bases[-1:] == [cursor.base_offset] and not cursor.file.read(1, cursor.position)
+        return at_end and self.writer_state() is WriterState.LIVE
 
     def _header_at(self, cursor: _Cursor) -> BatchHeader | None:
         """The header at the cursor; None at the end of the segment, or where its bytes make no sense."""
@@ -202,14 +215,15 @@ class FileLogReader:
         entries = offset_entries(self._index(directory, bases[0], INDEX_SUFFIX))
         return self._open_cursor(topic, partition, bases[0], offset, position_for(entries, offset - bases[0]))
 
-    def _following(self, topic: str, partition: int, cursor: _Cursor, gaps: list[Gap]) -> _Cursor | None:
+    def _following(self, topic: str, partition: int, cursor: _Cursor, offset: int, gaps: list[Gap]) -> _Cursor | None:
         """A cursor at the start of the next segment; None when this is the last one."""
         directory = self._directory(topic, partition)
         above = [base for base in base_offsets(self._storage, directory) if base > cursor.base_offset]
         if not above:
             return None
-        if above[0] > cursor.offset:
-            gaps.append(Gap(first=cursor.offset, next=above[0], reason=MISSING))
+        first = max(cursor.offset, offset)  # the cursor may have started before what was asked for
+        if above[0] > first:
+            gaps.append(Gap(first=first, next=above[0], reason=MISSING))
         return self._open_cursor(topic, partition, above[0], above[0], 0)
 
     def _open_cursor(self, topic: str, partition: int, base: int, offset: int, position: int) -> _Cursor | None:

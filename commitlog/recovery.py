@@ -11,45 +11,22 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from commitlog.base import TopicInfo
-from commitlog.batch import CorruptBatchError, RawBatch, parse_header, rebuild_from
+from commitlog.batch import BatchHeader
 from commitlog.checkpoint import Checkpoint, CheckpointError, PartitionPoint, read_checkpoint, write_checkpoint
 from commitlog.files import PartitionFiles
-from commitlog.journal import Journal, JournalBatch, JournalEntry, preallocate, read_entries
+from commitlog.journal import Journal, preallocate
 from commitlog.metadata import read_metadata, write_metadata
+from commitlog.replay import JOURNAL_NAME, replay
+from commitlog.report import Cut, RecoveryReport
+from commitlog.salvage import is_new, offsets_seen_by_windows, substitute_checkpoint
 from commitlog.segment import Segment, base_offsets
 from commitlog.settings import LogSettings
 from commitlog.storage import TEMPORARY_SUFFIX, Storage, parse_partition_dir_name, partition_dir_name
 from commitlog.tables import TABLES_DIR, CommittedTables, SnapshotError, remove_unnamed_snapshots
-
-JOURNAL_NAME: Final = "journal"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cut:
-    """Bytes or offsets of one partition that recovery could not keep."""
-
-    topic: str
-    partition: int
-    first: int
-    next: int
-    reason: str
-
-
-@dataclass(slots=True, kw_only=True)
-class RecoveryReport:
-    """What recovery found and did; logged at every start."""
-
-    clean: bool = True
-    entries_replayed: int = 0
-    records_replayed: int = 0
-    cuts: list[Cut] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    duration_s: float = 0.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -70,8 +47,9 @@ def recover(storage: Storage, log_dir: Path, settings: LogSettings) -> Recovered
     started = time.monotonic()
     report = RecoveryReport()
     storage.make_dir(log_dir / TABLES_DIR)
+    storage.sync_dir(log_dir.parent)
     # 1. The checkpoint: from where to look.
-    checkpoint = _checkpoint(storage, log_dir, report)
+    checkpoint = _checkpoint(storage, log_dir, settings, report)
     # 2. Leftovers of writes that a crash interrupted.
     _remove_leftovers(storage, log_dir)
     remove_unnamed_snapshots(storage, log_dir, list(checkpoint.tables.values()) if checkpoint else [])
@@ -81,13 +59,16 @@ def recover(storage: Storage, log_dir: Path, settings: LogSettings) -> Recovered
     files = _partitions(storage, log_dir, settings, checkpoint, report)
     last_timestamp_ms = max([checkpoint.last_timestamp_ms if checkpoint else 0, *(f.newest_ms for f in files)])
     # 5. What the journal holds beyond that: acknowledged, but not yet in segments.
-    next_sequence, newest_ms = _replay(storage, log_dir, checkpoint, files, tables, report)
+    next_sequence, newest_ms = replay(
+        storage, log_dir, checkpoint, [recovered.files for recovered in files], tables, report
+    )
+    _continue_past_windows(files, tables, report)
     # 6. Make it durable where it stands now.
     for recovered in files:
         recovered.files.sync()
     report.clean = checkpoint is None or (checkpoint.clean and not report.entries_replayed and not report.cuts)
     report.duration_s = time.monotonic() - started
-    epoch = checkpoint.leader_epoch if checkpoint else 0
+    epoch = max([checkpoint.leader_epoch if checkpoint else 0, *(f.leader_epoch for f in files)])
     return Recovered(
         files=[recovered.files for recovered in files],
         tables=tables,
@@ -122,12 +103,17 @@ def start_journal(storage: Storage, log_dir: Path, settings: LogSettings, recove
     return Journal(file, size=size, journal_id=recovered.journal_id, sequence=recovered.next_sequence)
 
 
-def _checkpoint(storage: Storage, log_dir: Path, report: RecoveryReport) -> Checkpoint | None:
+def _checkpoint(storage: Storage, log_dir: Path, settings: LogSettings, report: RecoveryReport) -> Checkpoint | None:
+    """What the last run left; None for a new log."""
     try:
-        return read_checkpoint(storage, log_dir)
+        checkpoint = read_checkpoint(storage, log_dir)
+        if checkpoint is not None or is_new(storage, log_dir):
+            return checkpoint
+        problem = "the checkpoint is missing"
     except CheckpointError as error:
-        report.notes.append(f"{error}; every segment is walked, the journal cannot be replayed")
-        return None
+        problem = str(error)
+    report.notes.append(f"{problem}; every segment is walked, what only the journal holds is lost")
+    return substitute_checkpoint(storage, log_dir, settings)
 
 
 def _remove_leftovers(storage: Storage, log_dir: Path) -> None:
@@ -152,6 +138,7 @@ def _tables(storage: Storage, log_dir: Path, checkpoint: Checkpoint | None, repo
 class _RecoveredPartition:
     files: PartitionFiles
     newest_ms: int
+    leader_epoch: int
 
 
 def _partitions(
@@ -205,17 +192,21 @@ def _partition(
         write_metadata(storage, directory, topic_id)
         storage.sync_dir(log_dir)
     next_offset = point.next_offset if point else 0
-    newest_ms = 0
+    newest_ms = leader_epoch = 0
     active: Segment | None = None
     bases = base_offsets(storage, directory)
+    if point is not None and point.log_bytes and point.segment not in bases:
+        reason = f"segment {point.segment} is gone"
+        report.cuts.append(Cut(topic=topic.name, partition=index, first=point.segment, next=next_offset, reason=reason))
     for base in [b for b in bases if point is None or b >= point.segment >= 0 or b >= point.next_offset]:
         if active is not None:
             active.seal()
             active.sync()
             active.close()
         active = Segment(storage, directory, base)
-        next_offset, newest = _recover_segment(active, topic, index, point, next_offset, report)
-        newest_ms = max(newest_ms, newest)
+        next_offset, last = _recover_segment(active, topic, index, point, next_offset, report)
+        if last is not None:
+            newest_ms, leader_epoch = max(newest_ms, last.max_timestamp_ms), max(leader_epoch, last.leader_epoch)
     files = PartitionFiles(
         storage,
         directory,
@@ -227,7 +218,7 @@ def _partition(
         segment_size_bytes=settings.segment_size_bytes,
         unsynced=active is not None and not _stands_at(active, point),
     )
-    return _RecoveredPartition(files, newest_ms)
+    return _RecoveredPartition(files, newest_ms, leader_epoch)
 
 
 def _stands_at(active: Segment, point: PartitionPoint | None) -> bool:
@@ -247,8 +238,8 @@ def _recover_segment(
     point: PartitionPoint | None,
     next_offset: int,
     report: RecoveryReport,
-) -> tuple[int, int]:
-    """Recover one segment; returns the partition's next offset and the newest timestamp met."""
+) -> tuple[int, BatchHeader | None]:
+    """Recover one segment; returns the partition's next offset and the last batch walked."""
     known = point is not None and point.segment == segment.base_offset
     sizes = (point.log_bytes, point.index_bytes, point.timeindex_bytes) if known and point is not None else None
     had_bytes = segment.file_bytes
@@ -261,83 +252,27 @@ def _recover_segment(
         first = headers[-1].last_offset + 1 if headers else segment.base_offset
         reason = f"segment {segment.base_offset} is shorter than when it was synced"
         report.cuts.append(Cut(topic=topic.name, partition=index, first=first, next=next_offset, reason=reason))
-    return max(end, next_offset), headers[-1].max_timestamp_ms if headers else 0
+    return max(end, next_offset), headers[-1] if headers else None
 
 
-def _replay(
-    storage: Storage,
-    log_dir: Path,
-    checkpoint: Checkpoint | None,
-    partitions: Sequence[_RecoveredPartition],
-    tables: CommittedTables,
-    report: RecoveryReport,
-) -> tuple[int, int]:
-    """Apply the journal after the checkpoint; returns the next sequence and the newest timestamp replayed."""
-    if checkpoint is None:
-        return 1, 0
-    try:
-        file = storage.open_read(log_dir / JOURNAL_NAME)
-    except FileNotFoundError:
-        report.notes.append("the journal is missing: what was committed after the last checkpoint is lost")
-        return checkpoint.next_sequence, 0
-    by_id = {(bytes.fromhex(p.files.topic.topic_id), p.files.partition): p.files for p in partitions}
-    sequence, newest_ms = checkpoint.next_sequence, 0
-    try:
-        for entry in read_entries(
-            file,
-            size=checkpoint.journal_size,
-            journal_id=checkpoint.journal_id,
-            sequence=sequence,
-            position=checkpoint.journal_position,
-        ):
-            newest_ms = max(newest_ms, _replay_entry(entry, by_id, tables, report))
-            sequence = entry.sequence + 1
-            report.entries_replayed += 1
-    finally:
-        file.close()
-    return sequence, newest_ms
-
-
-def _replay_entry(
-    entry: JournalEntry,
-    by_id: Mapping[tuple[bytes, int], PartitionFiles],
-    tables: CommittedTables,
-    report: RecoveryReport,
-) -> int:
-    """Put an entry's batches into segments unless they are there already; returns the newest timestamp."""
-    newest_ms = 0
-    for batch in entry.batches:
-        files = by_id.get((batch.topic_id, batch.partition))
-        if files is None:
-            report.notes.append(
-                f"journal entry {entry.sequence} names a partition that is not there: {batch.partition}"
+def _continue_past_windows(
+    partitions: Sequence[_RecoveredPartition], tables: CommittedTables, report: RecoveryReport
+) -> None:
+    """Never use an offset again that a closed window holds, should its records be lost."""
+    rows = tables.decoded()
+    topic_ids = {partition.files.topic.topic_id for partition in partitions}
+    ends = {topic_id: offsets_seen_by_windows(rows, topic_id) for topic_id in topic_ids}
+    for files in (partition.files for partition in partitions):
+        seen = ends[files.topic.topic_id].get(files.partition, 0)
+        if seen > files.next_offset:
+            reason = "in a closed window, and missing from the segments"
+            report.cuts.append(
+                Cut(
+                    topic=files.topic.name,
+                    partition=files.partition,
+                    first=files.next_offset,
+                    next=seen,
+                    reason=reason,
+                )
             )
-            continue
-        newest_ms = max(newest_ms, _replay_batch(batch, files, report))
-    tables.apply(entry.changes)
-    return newest_ms
-
-
-def _replay_batch(batch: JournalBatch, files: PartitionFiles, report: RecoveryReport) -> int:
-    data = bytes(batch.data)
-    header = parse_header(data)
-    if header is None:
-        raise CorruptBatchError("a journal entry with a valid CRC holds a batch that is cut off")
-    if header.last_offset < files.next_offset:
-        return header.max_timestamp_ms
-    if header.base_offset < files.next_offset:
-        cut = rebuild_from(RawBatch(header, data), files.next_offset, header.leader_epoch)
-        header, data = cut.header, cut.data
-    if header.base_offset > files.next_offset:
-        report.cuts.append(
-            Cut(
-                topic=files.topic.name,
-                partition=files.partition,
-                first=files.next_offset,
-                next=header.base_offset,
-                reason="missing from the segments and older than the journal",
-            )
-        )
-    files.append(data, header.base_offset, header.last_offset - header.base_offset + 1, header.max_timestamp_ms)
-    report.records_replayed += header.record_count
-    return header.max_timestamp_ms
+            files.next_offset = seen

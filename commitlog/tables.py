@@ -28,6 +28,8 @@ from commitlog.storage import Storage, read_whole, write_atomically
 SNAPSHOT_MAGIC: Final = b"HRTABLE1"
 SNAPSHOT_SUFFIX: Final = ".snapshot"
 TABLES_DIR: Final = "tables"
+_SEQUENCE_DIGITS: Final = 20
+_SNAPSHOT_TAIL_CHARS: Final = 1 + _SEQUENCE_DIGITS + len(SNAPSHOT_SUFFIX)
 _CRC: Final = struct.Struct(">I")
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder().decode
@@ -85,7 +87,7 @@ class CommittedTables:
     def write_snapshots(self, storage: Storage, directory: Path, sequence: int) -> None:
         """Write every changed table; `snapshots` then names what a checkpoint at `sequence` has to refer to."""
         for table in sorted(self._changed):
-            name = f"{table}-{sequence:020}{SNAPSHOT_SUFFIX}"
+            name = f"{table}-{sequence:0{_SEQUENCE_DIGITS}}{SNAPSHOT_SUFFIX}"
             body = _encode(self._tables[table])
             write_atomically(storage, directory / name, SNAPSHOT_MAGIC + _CRC.pack(google_crc32c.value(body)) + body)
             self.snapshots[table] = name
@@ -112,6 +114,21 @@ def read_snapshot(storage: Storage, path: Path) -> Mapping[str, bytes]:
 def unpack(value: bytes) -> Any:
     """A row's value from its packed form."""
     return _decode(value)
+
+
+def newest_snapshots(storage: Storage, directory: Path) -> Mapping[str, str]:
+    """The newest snapshot file of each table: what to go on from when no checkpoint names any."""
+    return {
+        name[:-_SNAPSHOT_TAIL_CHARS]: name
+        for name in storage.names(directory)  # sorted, so the highest sequence comes last
+        if name.endswith(SNAPSHOT_SUFFIX) and snapshot_sequence(name) is not None
+    }
+
+
+def snapshot_sequence(name: str) -> int | None:
+    """The sequence in a snapshot file's name."""
+    digits = name[-_SNAPSHOT_TAIL_CHARS + 1 : -len(SNAPSHOT_SUFFIX)]
+    return int(digits) if len(digits) == _SEQUENCE_DIGITS and digits.isdigit() else None
 
 
 def remove_unnamed_snapshots(storage: Storage, log_dir: Path, named: Sequence[str]) -> None:

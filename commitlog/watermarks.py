@@ -53,13 +53,13 @@ class MapSnapshot:
 
 
 class WatermarkWriter:
-    """The writer's side. All calls but `beat` come from one thread."""
+    """The writer's side. All calls but `beat` come from one thread. The first `publish` replaces the map of before."""
 
     def __init__(self, run_dir: Path, *, boot_id: bytes, capacity: int) -> None:
-        path = run_dir / MAP_NAME
-        temporary = path.with_name(MAP_NAME + ".tmp")
+        self._path = run_dir / MAP_NAME
+        self._temporary: Path | None = self._path.with_name(MAP_NAME + ".tmp")
         size = _HEADER_BYTES + capacity * _SLOT_BYTES
-        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
+        fd = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
         try:
             os.ftruncate(fd, size)
             self._map = mmap.mmap(fd, size)
@@ -71,7 +71,6 @@ class WatermarkWriter:
         self._map[: len(_MAGIC)] = _MAGIC
         self._map[_BOOT_AT : _BOOT_AT + 16] = boot_id
         _COUNTS.pack_into(self._map, _COUNTS_AT, 0, capacity)
-        temporary.replace(path)
 
     def beat(self, monotonic_ms: int) -> None:
         """Say that the writer lives."""
@@ -88,6 +87,9 @@ class WatermarkWriter:
         _U64.pack_into(self._map, _CHANGES_AT, self._changes)
         _U64.pack_into(self._map, _CHECKPOINTS_AT, self._checkpoints)
         self._lock()
+        if self._temporary is not None:  # only now: nobody may see a map without the topics there are
+            self._temporary.replace(self._path)
+            self._temporary = None
 
     def close(self) -> None:
         """Unmap; the file stays and reads as stale."""

@@ -105,12 +105,16 @@ async def test_journal_failure_fails_every_waiter_and_all_after_them(box: Box, o
 async def test_failure_behind_the_journal_loses_nothing_acknowledged(box: Box, name: str) -> None:
     box.disk.fail("write", name)
     acknowledged = [b"first"]
-    with pytest.raises(UnavailableError):
+
+    async def append_until_refused() -> None:
         for number in range(10_000):  # the segment thread fails behind one of these, or at the roll
             await box.log.append([record("telemetry", "a", f"v{number}")])
             acknowledged.append(b"v%d" % number)
             if number == 20:
                 await box.log.roll("telemetry", "test")
+
+    with pytest.raises(UnavailableError):
+        await append_until_refused()
     await box.log.close()
     assert box.failures == [ENOSPC]
     found = [value for _, value in (await box.recovered())["telemetry", 0]]

@@ -8,6 +8,8 @@ appends were made, in which order, which were acknowledged, and that an append i
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import random
 from collections.abc import Coroutine
 from contextlib import closing
@@ -101,10 +103,8 @@ async def live(
 
 async def work_and_close(log: EmbeddedLog, model: Model, rng: random.Random, clock: FakeClock) -> None:
     async with asyncio.timeout(20):
-        try:
+        with contextlib.suppress(UnavailableError):  # the disk stopped while a topic was being made
             await work(log, model, rng, clock)
-        except UnavailableError:
-            pass  # the disk stopped while a topic was being made
         await log.close()
 
 
@@ -175,7 +175,7 @@ def check_windows(reader: FileLogReader, model: Model) -> None:
         assert [window.number for window in windows] == list(range(len(windows)))
         for window in (w for w in model.windows if w.topic == topic):
             assert windows[window.number] == window
-        for before, after in zip(windows, windows[1:], strict=False):
+        for before, after in itertools.pairwise(windows):
             assert {p: end for p, (_, end) in before.offsets.items()} == {p: s for p, (s, _) in after.offsets.items()}
         if windows:
             highs = [mark.high for mark in reader.watermarks(topic)]

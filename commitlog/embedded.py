@@ -47,7 +47,8 @@ from core.errors import BadRequestError, NotFoundError, UnavailableError
 from core.threads import SerialThread
 
 _TOPIC_NAME: Final = re.compile(rf"[a-zA-Z0-9._-]{{1,{MAX_TOPIC_NAME_CHARS}}}\Z")
-_RECORD_OVERHEAD_BYTES: Final = 64  # generous: what a record takes in a batch beyond its key and value
+_RECORD_OVERHEAD_BYTES: Final = 64  # generous: what a record takes in a batch beyond its key, value and headers
+_HEADER_OVERHEAD_BYTES: Final = 10  # two lengths of at most five bytes each
 
 
 @dataclass(slots=True)
@@ -210,7 +211,7 @@ class EmbeddedLog:
     async def append(self, records: Sequence[NewRecord], changes: Sequence[TableChange] = ()) -> Sequence[Position]:
         """See `Log.append`."""
         size = sum(map(_record_bytes, records)) + sum(map(_change_bytes, changes))
-        limit = self._settings.pending_bytes // 4
+        limit = self._settings.pending_bytes // 2  # on top of what may be pending: half the journal, wrap included
         if size > limit:
             raise BadRequestError(
                 f"{size} bytes in one append, the limit is {limit}",
@@ -491,7 +492,8 @@ def _record_bytes(record: NewRecord) -> int:
         raise BadRequestError(f"a record header's name is not text: {error}") from error
     if record.value is None or not all(part is None or isinstance(part, bytes) for part in parts):
         raise BadRequestError("a record's key, value and header values are bytes")
-    return _RECORD_OVERHEAD_BYTES * (1 + len(record.headers)) + names + sum(len(part or b"") for part in parts)
+    lengths = _HEADER_OVERHEAD_BYTES * len(record.headers) + names + sum(len(part or b"") for part in parts)
+    return _RECORD_OVERHEAD_BYTES + lengths
 
 
 def _change_bytes(change: TableChange) -> int:

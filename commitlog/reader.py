@@ -78,8 +78,9 @@ class FileLogReader:
         while offset < mark.high and room > 0:
             batch = self._next_batch(topic, partition, offset, mark.high, gaps)
             if batch is None:
-                if self._nothing_follows(topic, partition):
-                    gaps.append(Gap(first=max(offset, gaps[-1].next if gaps else 0), next=mark.high, reason=MISSING))
+                known = max(offset, gaps[-1].next if gaps else 0)
+                if known < mark.high and self._nothing_follows(topic, partition):
+                    gaps.append(Gap(first=known, next=mark.high, reason=MISSING))
                 break
             found = [r for r in batch.records() if offset <= r.offset < mark.high]
             known = gaps[-1].next if gaps else offset

@@ -22,6 +22,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,9 @@ _COUNTS: Final = struct.Struct("<II")
 _SLOT: Final = struct.Struct("<qq16sIH")
 _RANGE: Final = struct.Struct("<qq")
 _SEQUENCE_AT, _BOOT_AT, _HEARTBEAT_AT, _COUNTS_AT, _CHANGES_AT, _CHECKPOINTS_AT = 8, 16, 32, 40, 48, 56
-_MAX_TRIES: Final = 10_000  # a writer holds the lock for microseconds; this many tries means that it died holding it
+_SPINS: Final = 50  # a writer holds the lock for microseconds
+_NAPS: Final = 200  # one that was put off the processor, for milliseconds; after that it has died holding it
+_NAP_S: Final = 0.001
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +152,9 @@ class WatermarkMap:
                 where=str(self._path),
                 mend="start it with `headrace run`",
             )
-        for _ in range(_MAX_TRIES):
+        for tries in range(_SPINS + _NAPS):
+            if tries >= _SPINS:
+                time.sleep(_NAP_S)
             (before,) = _U64.unpack_from(self._map, _SEQUENCE_AT)
             if before % 2 == 0:
                 data = self._used()

@@ -1,0 +1,226 @@
+"""The file reader where things are missing, damaged, slow or gone."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from commitlog.base import Gap, WriterState
+from commitlog.batch import parse_header
+from commitlog.embedded import EmbeddedLog
+from commitlog.reader import FileLogReader
+from commitlog.storage import LOG_DIR
+from commitlog.watermarks import STALE_AFTER_MS
+from core.errors import UnavailableError
+from tests.commitlog.commitlog_disk import MemoryDisk
+from tests.commitlog.log_support import log_settings, open_log, opened, read_partition, record
+from tests.log_fakes import FakeClock
+
+
+@dataclass
+class Box:
+    log: EmbeddedLog
+    disk: MemoryDisk
+    clock: FakeClock
+    data_dir: Path
+
+    def reader(self) -> FileLogReader:
+        return FileLogReader(self.data_dir, storage=self.disk, clock=self.clock)
+
+    def segment(self, base: int, suffix: str = ".log") -> bytearray:
+        return self.disk.content(self.data_dir / LOG_DIR / "telemetry-0" / f"{base:020}{suffix}")
+
+    async def append(self, *values: str) -> None:
+        """One flushed batch per value."""
+        for value in values:
+            await self.log.append([record("telemetry", None, value)])
+            self.log._flush_now()
+            await self.log._segment_thread.run(lambda: None)
+
+
+@pytest.fixture
+async def box(tmp_path: Path) -> AsyncIterator[Box]:
+    disk, clock = MemoryDisk(), FakeClock()
+    async with opened(tmp_path, storage=disk, clock=clock, settings=log_settings(flush_interval="1h")) as log:
+        await log.create_topic("telemetry", 1)
+        await log.create_topic("other", 1)
+        yield Box(log, disk, clock, tmp_path)
+
+
+def batch_starts(segment: bytearray) -> list[int]:
+    starts = [0]
+    while (header := parse_header(segment, starts[-1])) is not None:
+        starts.append(starts[-1] + header.size_bytes)
+    return starts[:-1]
+
+
+async def test_a_batch_that_fails_its_crc_is_a_gap(box: Box) -> None:
+    await box.append("v0", "v1", "v2", "v3")
+    starts = batch_starts(box.segment(0))
+    assert len(starts) == 4
+    for damaged in (1, 2):
+        box.segment(0)[starts[damaged] + 70] ^= 0x01
+    with closing(box.reader()) as reader:
+        part = reader.read("telemetry", 0, 0)
+        assert [r.value for r in part.records] == [b"v0", b"v3"]
+        assert [(gap.first, gap.next, gap.reason) for gap in part.gaps] == [(1, 2, "damaged"), (2, 3, "damaged")]
+        assert part.next_offset == 4
+        assert list(reader.read("telemetry", 0, 2).gaps) == [Gap(first=2, next=3, reason="damaged")]
+
+
+async def test_a_damaged_last_batch_does_not_hold_a_reader_up(box: Box) -> None:
+    await box.append("v0", "v1")
+    box.segment(0)[batch_starts(box.segment(0))[1] + 70] ^= 0x01
+    with closing(box.reader()) as reader:
+        part = reader.read("telemetry", 0, 1)
+        assert (list(part.records), part.next_offset) == ([], 2)
+        assert list(part.gaps) == [Gap(first=1, next=2, reason="damaged")]
+
+
+async def test_a_missing_segment_is_a_gap_from_where_was_asked(box: Box) -> None:
+    for number in range(3):
+        await box.append(f"a{number}", f"b{number}")
+        await box.log.roll("telemetry", "one segment each")
+    box.disk.remove(box.data_dir / LOG_DIR / "telemetry-0" / f"{2:020}.log")
+    with closing(box.reader()) as reader:
+        for offset in (2, 3):
+            part = reader.read("telemetry", 0, offset)
+            assert list(part.gaps) == [Gap(first=offset, next=4, reason="missing")]
+            assert [r.offset for r in part.records] == [4, 5]
+        whole = reader.read("telemetry", 0, 0)
+        assert [r.offset for r in whole.records] == [0, 1, 4, 5]
+        assert list(whole.gaps) == [Gap(first=2, next=4, reason="missing")]
+
+
+async def test_a_missing_last_segment_is_a_gap_while_the_writer_lives(box: Box) -> None:
+    await box.append("v0")
+    await box.log.roll("telemetry", "one segment each")
+    await box.append("v1", "v2")
+    await box.log.roll("telemetry", "one segment each")
+    box.disk.remove(box.data_dir / LOG_DIR / "telemetry-0" / f"{1:020}.log")
+    with closing(box.reader()) as reader:
+        part = reader.read("telemetry", 0, 0)
+        assert [r.value for r in part.records] == [b"v0"]
+        part = part if part.gaps else reader.read("telemetry", 0, part.next_offset)
+        assert list(part.gaps) == [Gap(first=1, next=3, reason="missing")]
+        assert part.next_offset == 3
+
+
+async def test_what_a_dead_writer_promised_and_no_file_holds_is_waited_for(tmp_path: Path) -> None:
+    """The map may be ahead of the files until the next writer has recovered: not a gap yet."""
+    disk, clock = MemoryDisk(), FakeClock()
+    async with opened(tmp_path, storage=disk, clock=clock) as log:
+        await log.create_topic("telemetry", 1)
+        await log.append([record("telemetry", None, "v0")])
+    disk.content(tmp_path / LOG_DIR / "telemetry-0" / f"{0:020}.log").clear()
+    with closing(FileLogReader(tmp_path, storage=disk, clock=clock)) as reader:
+        assert reader.writer_state() is WriterState.STALE
+        part = reader.read("telemetry", 0, 0)
+        assert (list(part.records), list(part.gaps), part.next_offset) == ([], [], 0)
+
+
+async def test_a_reader_follows_from_segment_to_segment(box: Box) -> None:
+    with closing(box.reader()) as reader:
+        offset, values = 0, []
+        for number in range(6):
+            await box.append(f"v{number}")
+            if number % 2:
+                await box.log.roll("telemetry", "one segment each")
+            part = reader.read("telemetry", 0, offset)
+            assert not part.gaps
+            values += [r.value for r in part.records]
+            offset = part.next_offset
+        assert values == [b"v%d" % number for number in range(6)]
+
+
+async def test_jumping_about_reads_the_same(box: Box) -> None:
+    rng = random.Random(3)
+    for number in range(40):
+        await box.append(f"v{number}" + "x" * rng.choice((0, 3_000)))
+        if number % 9 == 8:
+            await box.log.roll("telemetry", "one segment each")
+    with closing(box.reader()) as reader:
+        expected = [r.value for r in read_partition(reader, "telemetry", 0)]
+        for _ in range(200):
+            offset = rng.randrange(40)
+            part = reader.read("telemetry", 0, offset, max_bytes=rng.choice((1, 5_000, 1 << 20)))
+            assert [r.value for r in part.records] == expected[offset : part.next_offset]
+
+
+async def test_offsets_before_the_log_start_are_expired(box: Box) -> None:
+    await box.append("v0", "v1", "v2")
+    files = next(f for f in box.log._segments._files.values() if f.topic.name == "telemetry")
+    files.log_start = 2
+    box.log._segments.publish_all()
+    with closing(box.reader()) as reader:
+        part = reader.read("telemetry", 0, 0)
+        assert list(part.gaps) == [Gap(first=0, next=2, reason="expired")]
+        assert [r.offset for r in part.records] == [2]
+        assert reader.offset_for_time("telemetry", 0, 0) == 2
+
+
+async def test_time_lookup_without_indexes_walks(box: Box) -> None:
+    times = []
+    for number in range(12):
+        box.clock.now_ms += 10
+        times.append(box.clock.now_ms)
+        await box.append(f"v{number}" + "x" * 3_000)
+        if number % 4 == 3:
+            await box.log.roll("telemetry", "one segment each")
+    for base in (0, 4, 8):
+        box.disk.remove(box.data_dir / LOG_DIR / "telemetry-0" / f"{base:020}.timeindex")
+    with closing(box.reader()) as reader:
+        assert [reader.offset_for_time("telemetry", 0, time) for time in times] == list(range(12))
+
+
+async def test_the_writer_is_stale_once_its_heartbeat_is_old(box: Box) -> None:
+    with closing(box.reader()) as reader:
+        assert reader.writer_state() is WriterState.LIVE
+        box.clock.now_ms += STALE_AFTER_MS + 1
+        assert reader.writer_state() is WriterState.STALE
+        box.log._marks.beat(box.clock.monotonic_ms())
+        assert reader.writer_state() is WriterState.LIVE
+
+
+def test_a_directory_without_a_log(tmp_path: Path) -> None:
+    with closing(FileLogReader(tmp_path)) as reader:
+        assert reader.writer_state() is WriterState.STALE
+        assert not reader.wait(0)
+        with pytest.raises(UnavailableError):
+            reader.topics()
+
+
+async def test_files_stay_few_however_many_segments_are_read(tmp_path: Path) -> None:
+    def open_files() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    async with opened(tmp_path) as log:
+        await log.create_topic("telemetry", 2)
+        with closing(FileLogReader(tmp_path, clock=FakeClock())) as reader:
+            before = None
+            for number in range(30):
+                await log.append([record("telemetry", None, f"{number}", partition=p) for p in range(2)])
+                await log.roll("telemetry", "one segment each")
+                for partition in range(2):
+                    assert len(read_partition(reader, "telemetry", partition)) == number + 1
+                reader.windows("telemetry")
+                if before is None:
+                    before = open_files()
+            assert before is not None
+            assert open_files() <= before + 1
+
+
+async def test_opening_and_closing_leaves_no_file_open(tmp_path: Path) -> None:
+    counts = []
+    for number in range(4):
+        log = await open_log(tmp_path)
+        await log.create_topic(f"t{number}", 2)
+        await log.append([record(f"t{number}", None, "v", partition=p) for p in range(2)])
+        await log.close()
+        counts.append(len(list(Path("/proc/self/fd").iterdir())))
+    assert counts[0] == counts[-1]

@@ -24,9 +24,10 @@ from commitlog.remote import log_handlers
 from commitlog.storage import RUN_DIR, SystemStorage
 from core.channel import ChannelServer, Handler
 from core.clock import SystemClock
-from core.errors import DataDirError, NotFoundError, UnavailableError
+from core.errors import BadRequestError, DataDirError, NotFoundError, UnavailableError
 from core.ports import publish_port
 from core.tasks import background
+from ingest.limits import Admission, FileShare, allow_files, files_wanted, share_files
 from ingest.listener import Listener
 from ingest.mqtt import MqttListener
 from ingest.routing import Router
@@ -55,8 +56,10 @@ class Edge:
         self._failed = failed
         self._drained = False
         self._sessions = Sessions(log, log.boot_id)
-        self._mqtt = MqttListener(settings.mqtt, log, Router(settings.routes), self._sessions)
-        self._tcp = TcpListener(settings.tcp, log, self._sessions)
+        admission = Admission(_share_files(settings))
+        router = Router(settings.routes)
+        self._mqtt = MqttListener(settings.mqtt, log, router, self._sessions, admission=admission)
+        self._tcp = TcpListener(settings.tcp, log, self._sessions, admission=admission)
         self._listeners: dict[str, Listener] = {"mqtt": self._mqtt, "tcp": self._tcp}
         self._roller = Roller(log, settings.retention, SystemClock())
         counters = [listener.counters for listener in self._listeners.values()]
@@ -127,22 +130,47 @@ class Edge:
 
     def _handlers(self) -> Mapping[str, Handler]:
         async def sessions(args: Mapping[str, Any]) -> Any:
-            limit = min(int(args.get("limit", MAX_SESSION_ROWS)), MAX_SESSION_ROWS)
-            return {"total": len(self._sessions), "sessions": list(self._sessions.rows(limit))}
+            limit = args.get("limit", MAX_SESSION_ROWS)
+            if not isinstance(limit, int) or limit < 0:
+                raise BadRequestError(f"{limit!r} is not a number of sessions", mend="a whole number from 0")
+            return {
+                "total": len(self._sessions),
+                "sessions": list(self._sessions.rows(min(limit, MAX_SESSION_ROWS))),
+            }
 
         async def metrics(_: Mapping[str, Any]) -> Any:
             return metrics_text(self._collector)
 
         async def kick(args: Mapping[str, Any]) -> Any:
-            connection = self._mqtt.clients.get(args["client_id"])
+            client_id = args.get("client_id")
+            if not isinstance(client_id, str):
+                raise BadRequestError("which client?", mend="give its client_id")
+            connection = self._mqtt.clients.get(client_id)
             if connection is None:
-                raise NotFoundError(f"no client {args['client_id']!r} is connected")
+                raise NotFoundError(f"no client {client_id!r} is connected")
             connection.close("kicked", abort=True)
 
         async def drain(_: Mapping[str, Any]) -> Any:
             await self._drain()
 
         return {**log_handlers(self._log), "sessions": sessions, "metrics": metrics, "kick": kick, "drain": drain}
+
+
+def _share_files(settings: Settings) -> FileShare:
+    """Raise the limit on open files as far as it goes, and say so where it is too low for what is configured."""
+    connections = settings.mqtt.max_connections + settings.tcp.max_connections
+    # A partition has three files open: segment and two indexes.
+    log_files = 3 * settings.log.max_topics * max(settings.log.partitions, 8)
+    wanted = files_wanted(connections, log_files=log_files, listeners=2)
+    share = share_files(allow_files(wanted), log_files=log_files, listeners=2)
+    if share.connections < max(settings.mqtt.max_connections, settings.tcp.max_connections):
+        _log.warning(
+            "fewer connections than configured",
+            what=f"{share.files} open files leave room for {share.connections} connections",
+            where="mqtt.max_connections, tcp.max_connections",
+            mend=f"raise the limit on open files to {wanted} (ulimit -Hn, LimitNOFILE=)",
+        )
+    return share
 
 
 async def _open_log(settings: Settings, failed: asyncio.Future[Exception]) -> EmbeddedLog:

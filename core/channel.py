@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+import structlog
 
-from core.errors import BadRequestError, HeadraceError, NotFoundError, UnavailableError
-from core.tasks import log_unexpected
+from core.errors import BadRequestError, DataDirError, HeadraceError, NotFoundError, UnavailableError
+from core.logs import LimitedLog
 
 MAX_FRAME_BYTES: Final = 32 << 20  # an `append` of a few thousand large records, a table of a few 100,000 rows
 MAX_IN_FLIGHT: Final = 64  # a console, a sink and a few tools each ask a handful of things at once
@@ -32,6 +33,8 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder().decode
 
 Handler = Callable[[Mapping[str, Any]], Awaitable[Any]]
+_MEND: Final = "ask through a headrace command of this release: the socket speaks msgpack frames"
+_MAX_SHOWN_CHARS: Final = 100
 _ERRORS: Final[Mapping[str, type[HeadraceError]]] = {
     error.code: error for error in (BadRequestError, NotFoundError, UnavailableError)
 }
@@ -52,7 +55,7 @@ async def _read_frame(reader: asyncio.StreamReader) -> Any:
         )
     try:
         return _decode(await reader.readexactly(length))
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise BadRequestError(f"a frame is not msgpack: {error}", where="local channel") from error
 
 
@@ -82,12 +85,24 @@ class ChannelServer:
         self._handlers = handlers
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.StreamWriter] = set()
+        self._lines = LimitedLog(structlog.get_logger("headrace.channel"))
 
     async def start(self) -> None:
-        """Listen. A socket file left by a dead process is replaced (the data directory's lock guards a live one)."""
+        """Listen. A socket file left by a dead process is replaced (the data directory's lock guards a live one).
+
+        Raises DataDirError when the socket cannot be made.
+        """
         self._path.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        _bind_private(listener, self._path)
+        try:
+            _bind_private(listener, self._path)
+        except OSError as error:
+            listener.close()
+            raise DataDirError(
+                f"the local channel cannot be opened: {error.strerror or error}",
+                where=str(self._path),
+                mend="free some space; the directory's file system must allow sockets, and its path be short",
+            ) from error
         self._server = await asyncio.start_unix_server(self._serve, sock=listener)
 
     async def close(self) -> None:
@@ -98,10 +113,12 @@ class ChannelServer:
         for writer in list(self._connections):
             writer.close()
         await self._server.wait_closed()
+        self._lines.flush()
         self._path.unlink(missing_ok=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._connections) >= MAX_CONNECTIONS:
+            self._refused(BadRequestError(f"there are {MAX_CONNECTIONS} connections", mend="end some of the programs"))
             writer.close()
             return
         self._connections.add(writer)
@@ -115,8 +132,11 @@ class ChannelServer:
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
                 task.add_done_callback(lambda _done: slots.release())
-        except (asyncio.IncompleteReadError, ConnectionError, BadRequestError):
-            pass  # the client left, or does not speak this protocol: either way the connection is over
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass  # the client left
+        except BadRequestError as error:  # it does not speak this protocol: one answer, and the connection is over
+            self._refused(error)
+            writer.write(_frame({"id": None, "error": _error_fields(error)}))
         finally:
             for task in tasks:
                 task.cancel()
@@ -125,12 +145,14 @@ class ChannelServer:
 
     async def _answer(self, request: Any, writer: asyncio.StreamWriter) -> None:
         number = request.get("id") if isinstance(request, dict) else None
+        if not isinstance(number, int):
+            number = None  # whatever else it is, it is not sent back
         try:
             reply = _frame({"id": number, "result": await self._call(request)})
         except HeadraceError as error:
             reply = _frame({"id": number, "error": _error_fields(error)})
         except Exception as error:  # noqa: BLE001 - a handler's bug must answer its caller, not end the log's process
-            log_unexpected("channel handler failed", error)
+            self._lines.error("channel handler failed", error=repr(error), exc_info=error)
             reply = _frame({"id": number, "error": {"code": "internal", "what": repr(error), "where": "", "mend": ""}})
         with contextlib.suppress(ConnectionError):
             writer.write(reply)
@@ -139,12 +161,16 @@ class ChannelServer:
     async def _call(self, request: Any) -> Any:
         if not isinstance(request, dict) or not isinstance(request.get("args"), dict):
             raise BadRequestError("a request is a map with id, verb and args", where="local channel")
-        handler = self._handlers.get(request.get("verb", ""))
+        verb = request.get("verb")
+        handler = self._handlers.get(verb) if isinstance(verb, str) else None
         if handler is None:
             raise BadRequestError(
-                f"unknown verb {request.get('verb')!r}", mend=f"one of {', '.join(sorted(self._handlers))}"
+                f"unknown verb {str(verb)[:_MAX_SHOWN_CHARS]!r}", mend=f"one of {', '.join(sorted(self._handlers))}"
             )
         return await handler(request["args"])
+
+    def _refused(self, error: BadRequestError) -> None:
+        self._lines.warning("local channel refused", what=error.what, where=str(self._path), mend=error.mend or _MEND)
 
 
 def _bind_private(listener: socket.socket, path: Path) -> None:

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from core.errors import DataDirError
+
 PORTS_FILE: Final = "ports.json"
 _LOCK_FILE: Final = "ports.lock"
 
@@ -23,17 +25,24 @@ _LOCK_FILE: Final = "ports.lock"
 def publish_port(run_dir: Path, name: str, port: int) -> None:
     """Set `name` to the port a listener is bound to; 0 (switched off) removes the name.
 
-    Blocks for as long as another process publishes (one small file write). Raises OSError when `run_dir` is not
-    writable, ValueError for a number that is no port.
+    Blocks for as long as another process publishes (one small file write). Raises DataDirError when `run_dir` cannot
+    be written, ValueError for a number that is no port.
     """
     if not 0 <= port <= 65535:
         raise ValueError(f"{port} is not a port")
-    with _locked(run_dir):
-        ports = dict(read_ports(run_dir))
-        ports.pop(name, None)
-        if port:
-            ports[name] = port
-        _replace(run_dir / PORTS_FILE, json.dumps(ports, sort_keys=True) + "\n")
+    try:
+        with _locked(run_dir):
+            ports = dict(read_ports(run_dir))
+            ports.pop(name, None)
+            if port:
+                ports[name] = port
+            _replace(run_dir / PORTS_FILE, json.dumps(ports, sort_keys=True) + "\n")
+    except OSError as error:
+        raise DataDirError(
+            f"the port of {name!r} cannot be published: {error.strerror or error}",
+            where=str(error.filename or run_dir / PORTS_FILE),
+            mend="free some space, and let the directory belong to the user of the appliance",
+        ) from error
 
 
 def read_ports(run_dir: Path) -> Mapping[str, int]:

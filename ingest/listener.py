@@ -20,13 +20,14 @@ from commitlog.base import Appender
 from core.errors import ConfigError, PortTakenError
 from core.logs import LimitedLog
 from ingest.counters import ListenerCounters
+from ingest.limits import MAX_UNFINISHED_BYTES, Admission
 from ingest.sessions import Sessions
 
 _SLICES: Final = 10
 _SWEEP_S: Final = 1.0
 _CLOSE_PATIENCE_S: Final = 2.0  # for clients to take the acknowledgements written to them
-_BACKLOG: Final = 4096  # a fleet that reconnects at once; the kernel caps it at net.core.somaxconn
 MAX_STASHED_BYTES: Final = 32 << 20  # chunks put aside under congestion by all connections of a listener together
+_HOLD_BYTES: Final = MAX_STASHED_BYTES // 2  # at which nobody is read from any more: the rest is for what is under way
 _WRITE_HIGH_WATER_BYTES: Final = 64 << 10  # acknowledgements a client may leave unread before it is not read from
 
 
@@ -48,6 +49,11 @@ class Connection(asyncio.Protocol):
         """The client's address."""
         name = self.transport.get_extra_info("peername")
         return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else str(name or "unix")
+
+    @property
+    @abstractmethod
+    def unfinished_size_bytes(self) -> int:
+        """Bytes kept of what is not whole yet."""
 
     @abstractmethod
     def opened(self) -> None:
@@ -75,6 +81,8 @@ class Connection(asyncio.Protocol):
             self.reason = "refused"
             transport.abort()
             return
+        if self.listener.held:
+            transport.pause_reading()
         self.opened()
 
     def data_received(self, data: bytes) -> None:
@@ -101,11 +109,18 @@ class Connection(asyncio.Protocol):
 
     # for subclasses and the listener
 
-    def close(self, reason: str, *, abort: bool = False) -> None:
-        """End the connection; what was written still goes out unless `abort`."""
+    @property
+    def unread(self) -> bool:
+        """We do not read: its silence is ours."""
+        return self.listener.held or bool(self._stashed)
+
+    def close(self, reason: str, *, abort: bool = False, mend: str = "") -> None:
+        """End the connection; what was written still goes out unless `abort`. With `mend` a log line says so."""
         if not self.reason:
             self.reason = reason
             self.listener.counters.refused_connections[reason] += 1
+            if mend:
+                self.listener.lines.warning("connection closed", what=reason, where=self.peer, mend=mend)
         if abort:
             self.transport.abort()
         else:
@@ -114,13 +129,16 @@ class Connection(asyncio.Protocol):
     def _put_aside(self, data: bytes) -> None:
         listener = self.listener
         if listener.stashed_bytes + len(data) > MAX_STASHED_BYTES:
-            self.close("overloaded", abort=True)  # nothing of the chunk was acknowledged: the client resends
+            # Nothing of the chunk was acknowledged: the client resends.
+            self.close("overloaded", abort=True, mend="the disk is slower than what arrives: fewer or slower clients")
             return
         if not self._stashed:
             listener.log.when_clear(self._take_stashed)
         self._stashed += data
         listener.stashed_bytes += len(data)
         self.transport.pause_reading()
+        if listener.stashed_bytes >= _HOLD_BYTES:
+            listener.hold()
 
     def _take_stashed(self) -> None:
         data, self._stashed = self._stashed, b""
@@ -131,8 +149,10 @@ class Connection(asyncio.Protocol):
         self._read_on()
 
     def _read_on(self) -> None:
-        if not self._unread and not self._stashed and not self.transport.is_closing() and not self.listener.draining:
-            self.transport.resume_reading()
+        listener = self.listener
+        if self._unread or self._stashed or listener.held or listener.draining or self.transport.is_closing():
+            return
+        self.transport.resume_reading()
 
 
 class Listener:
@@ -146,16 +166,20 @@ class Listener:
         *,
         max_connections: int,
         make: Callable[[], Connection],
+        admission: Admission | None = None,
     ) -> None:
         self.counters = ListenerCounters(protocol)
         self.log = log
         self.sessions = sessions
         self.draining = False
+        self.held = False
         self.stashed_bytes = 0
         self.lines = LimitedLog(structlog.get_logger(f"headrace.{protocol}"))
         self._protocol = protocol
         self._max_connections = max_connections
         self._make = make
+        self._admission = admission or Admission()
+        self._unfinished_bytes = [0] * _SLICES
         self._server: asyncio.Server | None = None
         self._empty = asyncio.Event()
         self._slices: list[set[Connection]] = [set() for _ in range(_SLICES)]
@@ -166,7 +190,7 @@ class Listener:
         loop = asyncio.get_running_loop()
         number = 0 if port == "auto" else int(port)
         try:
-            self._server = await loop.create_server(self._make, host, number, backlog=_BACKLOG)
+            self._server = await loop.create_server(self._make, host, number, backlog=self._admission.backlog)
         except OSError as error:
             raise _cannot_listen(self._protocol, host, number, error) from error
         self._sweep_timer = loop.call_later(_SWEEP_S / _SLICES, self._sweep, 0)
@@ -206,8 +230,10 @@ class Listener:
         """Count a connection in, unless there are too many."""
         counters = self.counters
         if self.draining or counters.connections >= self._max_connections:
-            counters.refused_connections["too many connections"] += 1
-            self.lines.warning("connection refused: too many", limit=self._max_connections)
+            self._refuse("too many connections", self._max_connections, f"raise {self._protocol}.max_connections")
+            return False
+        if not self._admission.enter():
+            self._refuse("too many open files", counters.connections, "raise the limit on open files (ulimit -n)")
             return False
         self._slices[counters.accepted % _SLICES].add(connection)
         counters.accepted += 1
@@ -220,10 +246,36 @@ class Listener:
             if connection in connections:
                 connections.remove(connection)
                 self.counters.connections -= 1
+                self._admission.leave()
                 if not self.counters.connections:
                     self._empty.set()
                 return True
         return False
+
+    def hold(self) -> None:
+        """Read from nobody until the log has caught up: much is put aside already."""
+        if self.held:
+            return
+        self.held = True
+        for connection in self._all():
+            connection.transport.pause_reading()
+        self.log.when_clear(self._release)
+
+    def _release(self) -> None:
+        self.held = False
+        for connection in self._all():
+            connection._read_on()
+
+    def when_room(self, call: Callable[[], None]) -> None:
+        """Do what appends to the log: now, or when it is no longer congested."""
+        if self.log.congested:
+            self.log.when_clear(lambda: self.when_room(call))
+        else:
+            call()
+
+    def _refuse(self, reason: str, limit: int, mend: str) -> None:
+        self.counters.refused_connections[reason] += 1
+        self.lines.warning("connection refused", what=reason, where=self._protocol, limit=limit, mend=mend)
 
     def _all(self) -> list[Connection]:
         return [connection for connections in self._slices for connection in connections]
@@ -231,10 +283,25 @@ class Listener:
     def _sweep(self, index: int) -> None:
         for connection in list(self._slices[index]):
             connection.tick()
+        self._bound_unfinished(index)
         if index == 0:
             self.lines.flush()
         loop = asyncio.get_running_loop()
         self._sweep_timer = loop.call_later(_SWEEP_S / _SLICES, self._sweep, (index + 1) % _SLICES)
+
+    def _bound_unfinished(self, index: int) -> None:
+        """Where incomplete packets and lines take too much together, those with the longest have to go."""
+        by_size = [(connection.unfinished_size_bytes, connection) for connection in self._slices[index]]
+        self._unfinished_bytes[index] = sum(size_bytes for size_bytes, _ in by_size)
+        over = sum(self._unfinished_bytes) - MAX_UNFINISHED_BYTES
+        if over <= 0:
+            return
+        for size_bytes, connection in sorted(by_size, key=lambda pair: pair[0], reverse=True):
+            connection.close("unfinished", abort=True, mend="fewer clients that send much at once, or smaller payloads")
+            self._unfinished_bytes[index] -= size_bytes
+            over -= size_bytes
+            if over <= 0:
+                return
 
 
 def _cannot_listen(protocol: str, host: str, port: int, error: OSError) -> Exception:

@@ -14,34 +14,63 @@ from typing import Any, Final
 from commitlog.base import Appender, Header
 from commitlog.partitioner import partition_for_key
 from ingest.headers import DEVICE, FIELD, MQTT_DUP, MQTT_QOS, MQTT_RETAIN, MQTT_TOPIC
+from ingest.limits import MAX_TOPIC_MEMORY_BYTES, MAX_WILL_BYTES, RECORD_OVERHEAD_BYTES, Admission
 from ingest.listener import Connection, Listener
 from ingest.routing import Router
 from ingest.sessions import Session, Sessions
 from ingest.settings import MqttSettings
 from wire.mqtt.errors import ProtocolError
-from wire.mqtt.events import Connected, Disconnected, Refused, SubscriptionsRefused, Target
-from wire.mqtt.packets import FLAG_DUP, FLAG_QOS_1, FLAG_QOS_2, FLAG_RETAIN, ConnAck, Connect, Will
+from wire.mqtt.events import Append, Connected, Disconnected, Refused, SubscriptionsRefused, Target
+from wire.mqtt.packets import FLAG_DUP, FLAG_QOS_1, FLAG_QOS_2, FLAG_RETAIN, ConnAck, Connect, ConnectReturnCode, Will
 from wire.mqtt.server import ServerConnection
 
 PROTOCOL: Final = "mqtt"
+_TARGET_BYTES: Final = 600  # what a remembered MQTT topic takes besides its text
+_MEND: Final = "is it an MQTT 3.1.1 client? Other protocols have other ports"
 
 
 class MqttListener(Listener):
     """Listens for MQTT clients; knows the connection of every client id."""
 
-    def __init__(self, settings: MqttSettings, log: Appender, router: Router, sessions: Sessions) -> None:
+    def __init__(
+        self,
+        settings: MqttSettings,
+        log: Appender,
+        router: Router,
+        sessions: Sessions,
+        *,
+        admission: Admission | None = None,
+        max_topic_memory_bytes: int = MAX_TOPIC_MEMORY_BYTES,
+    ) -> None:
         super().__init__(
-            PROTOCOL, log, sessions, max_connections=settings.max_connections, make=lambda: MqttConnection(self)
+            PROTOCOL,
+            log,
+            sessions,
+            max_connections=settings.max_connections,
+            make=lambda: MqttConnection(self),
+            admission=admission,
         )
         self.settings = settings
         self.router = router
         self.clients: dict[str, MqttConnection] = {}
+        self.max_topic_memory_bytes = max_topic_memory_bytes
+        self.topic_memory_bytes = 0
+        self.will_bytes = 0
 
 
 class MqttConnection(Connection):
     """One MQTT client."""
 
-    __slots__ = ("_core", "_limit_s", "_session", "_silent_s", "_will")
+    __slots__ = (
+        "_core",
+        "_limit_s",
+        "_session",
+        "_silent_s",
+        "_surplus_bytes",
+        "_topic_memory_bytes",
+        "_topics",
+        "_will",
+    )
     listener: MqttListener
 
     def __init__(self, listener: MqttListener) -> None:
@@ -56,9 +85,16 @@ class MqttConnection(Connection):
         self._session: Session | None = None
         self._will: Will | None = None
         self._silent_s = 0
+        self._surplus_bytes = 0
+        self._topics = self._topic_memory_bytes = 0
         self._limit_s = settings.connect_timeout_s
 
     # -- Connection
+
+    @property
+    def unfinished_size_bytes(self) -> int:
+        """See `Connection.unfinished_size_bytes`."""
+        return self._core.buffered_size_bytes
 
     def opened(self) -> None:
         """See `Connection.opened`: nothing happens before CONNECT."""
@@ -80,6 +116,8 @@ class MqttConnection(Connection):
             counters = listener.counters
             counters.records += taken
             counters.size_bytes += size_bytes
+            size_bytes += taken * RECORD_OVERHEAD_BYTES + self._surplus_bytes
+            self._surplus_bytes = 0
             if core.acks:
                 log.appended(taken, size_bytes, self, core.acks)
             else:
@@ -97,19 +135,31 @@ class MqttConnection(Connection):
             self.heard = False
             self._silent_s = 0
             return
+        if self.unread:
+            return
         self._silent_s += 1
         if self._silent_s > self._limit_s:
-            self.close("keep-alive timeout" if self._session is not None else "connect timeout", abort=True)
+            if self._session is not None:
+                self.close("keep-alive timeout", abort=True)
+            else:
+                self.close("connect timeout", abort=True, mend="is it an MQTT client? It has to send a CONNECT first")
 
     def ended(self, reason: str) -> None:
         """See `Connection.ended`: the will, then the end of the session's devices."""
         session = self._session
+        listener = self.listener
+        self._forget_topics()
         if session is None:
             return
-        if self.listener.clients.get(session.client_id) is self:
-            del self.listener.clients[session.client_id]
+        if listener.clients.get(session.client_id) is self:
+            del listener.clients[session.client_id]
+        listener.when_room(lambda: self._say_goodbye(session, reason))
+
+    def _say_goodbye(self, session: Session, reason: str) -> None:
         if self._will is not None:
             self._publish_will(self._will)
+            self._discard_will()
+            self._forget_topics()
         self.listener.sessions.close(session, reason)
 
     # -- Waiter
@@ -127,13 +177,18 @@ class MqttConnection(Connection):
 
     def _connect(self, connect: Connect) -> ConnAck:
         listener = self.listener
+        if connect.will is not None:
+            size_bytes = _will_bytes(connect.will)
+            if listener.will_bytes + size_bytes > MAX_WILL_BYTES:
+                return ConnAck(return_code=ConnectReturnCode.SERVER_UNAVAILABLE)
+            listener.will_bytes += size_bytes
+            self._will = connect.will
         client_id = connect.client_id or f"auto-{secrets.token_hex(8)}"  # [MQTT-3.1.3-6]
         before = listener.clients.get(client_id)
         if before is not None:
             before.close("taken over", abort=True)  # [MQTT-3.1.4-2]
         listener.clients[client_id] = self
         self._session = listener.sessions.open(PROTOCOL, self.peer, client_id=client_id, username=connect.username)
-        self._will = connect.will
         longest_s = listener.settings.max_keep_alive_s
         self._limit_s = min(connect.keep_alive_s * 1.5 or longest_s, longest_s)
         # No session state is kept beyond a connection yet: the server has nothing to resume [MQTT-3.2.2-3].
@@ -146,11 +201,9 @@ class MqttConnection(Connection):
         assert session is not None  # the core resolves nothing before CONNECT was accepted
         listener = self.listener
         routed = listener.router.route(mqtt_topic, client_id=session.client_id, username=session.username)
-        if routed.device is not None:
-            if len(session.devices) >= listener.settings.max_topics_per_connection:
-                listener.sessions.release_devices(session, "too many devices in one session")
-                self._core.forget_topics()
-            listener.sessions.device_seen(session, routed.device)
+        if routed.device is not None and listener.sessions.device_seen(session, routed.device):
+            self._forget_topics()
+        self._remember_topic(mqtt_topic)
         partitions = listener.log.partitions(routed.topic)
         key = routed.key.encode()
         headers: list[Header] = [(MQTT_TOPIC, mqtt_topic.encode()), *_facts(flags)]
@@ -158,14 +211,48 @@ class MqttConnection(Connection):
             headers.append((DEVICE, (routed.device or "").encode()))
         if routed.field is not None:
             headers.append((FIELD, routed.field.encode()))
-        return partitions[partition_for_key(key, len(partitions))].append, key, headers
+        append: Append = partitions[partition_for_key(key, len(partitions))].append
+        surplus_bytes = len(key) + sum(len(value or b"") for _, value in headers[1:])
+        if surplus_bytes > RECORD_OVERHEAD_BYTES:
+            append = self._with_surplus(append, surplus_bytes)
+        return append, key, headers
+
+    def _with_surplus(self, append: Append, surplus_bytes: int) -> Append:
+        """For long keys: a record then takes much more than its packet, which has to count for the log's limits."""
+
+        def counted(timestamp_ms: int, key: bytes | None, value: bytes | None, headers: list[Header], /) -> int:
+            self._surplus_bytes += surplus_bytes
+            return append(timestamp_ms, key, value, headers)
+
+        return counted
+
+    def _remember_topic(self, mqtt_topic: str) -> None:
+        """Count what the core is about to remember; where it is too much, its memory is started anew."""
+        listener = self.listener
+        size_bytes = _TARGET_BYTES + 4 * len(mqtt_topic)  # as bytes, header and key
+        full = listener.topic_memory_bytes + size_bytes > listener.max_topic_memory_bytes
+        if full or self._topics >= listener.settings.max_topics_per_connection:
+            self._forget_topics()
+        self._topics += 1
+        self._topic_memory_bytes += size_bytes
+        listener.topic_memory_bytes += size_bytes
+
+    def _forget_topics(self) -> None:
+        self._core.forget_topics()
+        self.listener.topic_memory_bytes -= self._topic_memory_bytes
+        self._topics = self._topic_memory_bytes = 0
 
     def _publish_will(self, will: Will) -> None:
         """[MQTT-3.1.2-8]: the client vanished without DISCONNECT."""
         flags = (FLAG_RETAIN if will.retain else 0) | will.qos << 1
         append, key, headers = self._resolve(will.topic, flags)
         append(self.listener.log.now_ms(), key, will.payload, headers)
-        self.listener.log.appended(1, len(will.payload))
+        self.listener.log.appended(1, _will_bytes(will) + RECORD_OVERHEAD_BYTES)
+
+    def _discard_will(self) -> None:
+        if self._will is not None:
+            self.listener.will_bytes -= _will_bytes(self._will)
+            self._will = None
 
     # -- rare things
 
@@ -175,7 +262,7 @@ class MqttConnection(Connection):
                 case Connected():
                     self.heard = True
                 case Disconnected():
-                    self._will = None  # [MQTT-3.14.4-3]
+                    self._discard_will()  # [MQTT-3.14.4-3]
                     self.reason = "disconnected"
                     self.transport.close()
                 case Refused(return_code=code, what=what):
@@ -191,7 +278,7 @@ class MqttConnection(Connection):
             "protocol error",
             what=error.what,
             where=error.where,
-            mend=error.mend,
+            mend=error.mend or _MEND,
             client_id=self._client_id,
             peer=self.peer,
         )
@@ -200,6 +287,10 @@ class MqttConnection(Connection):
     @property
     def _client_id(self) -> str:
         return self._session.client_id if self._session is not None else ""
+
+
+def _will_bytes(will: Will) -> int:
+    return 3 * len(will.topic) + len(will.payload)
 
 
 def _facts(flags: int) -> list[Header]:

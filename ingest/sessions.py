@@ -3,12 +3,14 @@
 A session is one connection; a device is connected while any session is open in which it has published. The topic
 `device.events` tells: `connected` at a device's first publish in a session, `disconnected` for each of its devices at
 the session's end, and `edge.started` at the start of this process, in every partition, which ends all older sessions.
-Events are ordinary records, appended to the open commit like the readings beside them.
+Events are ordinary records, appended to the open commit like the readings beside them; those at a session's end wait
+while the log is congested, so that a fleet that leaves at once is no commit of a size that nobody bounded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, Final
 
@@ -16,8 +18,10 @@ import msgspec
 
 from commitlog.base import Appender
 from commitlog.partitioner import partition_for_key
+from ingest.limits import RECORD_OVERHEAD_BYTES
 
 EVENTS_TOPIC: Final = "device.events"
+MAX_DEVICES: Final = 500_000  # followed in all sessions together, some 100 MB; each session follows one in any case
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -42,14 +46,16 @@ class Session:
         self.since_ms = since_ms
         self.client_id = client_id
         self.username = username
-        self.devices: set[str] = set()
+        self.devices: dict[str, None] = {}  # in the order of their first publish
 
 
 class Sessions:
     """All open sessions, and the device events that they cause."""
 
-    def __init__(self, log: Appender, boot_id: str) -> None:
+    def __init__(self, log: Appender, boot_id: str, *, max_devices: int = MAX_DEVICES) -> None:
         self._log = log
+        self._max_devices = max_devices
+        self._devices = 0
         self._boot_id = boot_id
         self._partitions = log.partitions(EVENTS_TOPIC)
         self._open: dict[str, Session] = {}
@@ -80,11 +86,21 @@ class Sessions:
         self._open[session.session_id] = session
         return session
 
-    def device_seen(self, session: Session, device: str) -> None:
-        """A device publishes; its first time in a session is an event."""
+    def device_seen(self, session: Session, device: str) -> bool:
+        """A device publishes; its first time in a session is an event.
+
+        True if another device of the session had to give way: its next publish must come by here again.
+        """
         if device in session.devices:
-            return
-        session.devices.add(device)
+            return False
+        gives_way = self._devices >= self._max_devices and bool(session.devices)
+        if gives_way:
+            oldest = next(iter(session.devices))
+            del session.devices[oldest]
+            self._disconnected(session.session_id, oldest, "too many devices are followed")
+        else:
+            self._devices += 1
+        session.devices[device] = None
         self._append(
             device,
             {
@@ -97,24 +113,31 @@ class Sessions:
                 "boot_id": self._boot_id,
             },
         )
+        return gives_way
 
     def close(self, session: Session, reason: str) -> None:
-        """A connection has ended: an event for each of its devices."""
+        """A connection has ended: an event for each of its devices, as fast as the log takes them."""
         self._open.pop(session.session_id, None)
-        self.release_devices(session, reason)
-
-    def release_devices(self, session: Session, reason: str) -> None:
-        """A session's devices no longer count as connected through it."""
-        for device in sorted(session.devices):
-            event = {
-                "event": "disconnected",
-                "device": device,
-                "session": session.session_id,
-                "reason": reason,
-                "boot_id": self._boot_id,
-            }
-            self._append(device, event)
+        self._devices -= len(session.devices)
+        self._release(session.session_id, sorted(session.devices), 0, reason)
         session.devices.clear()
+
+    def _release(self, session_id: str, devices: Sequence[str], at: int, reason: str) -> None:
+        for index in range(at, len(devices)):
+            if self._log.congested:
+                self._log.when_clear(partial(self._release, session_id, devices, index, reason))
+                return
+            self._disconnected(session_id, devices[index], reason)
+
+    def _disconnected(self, session_id: str, device: str, reason: str) -> None:
+        event = {
+            "event": "disconnected",
+            "device": device,
+            "session": session_id,
+            "reason": reason,
+            "boot_id": self._boot_id,
+        }
+        self._append(device, event)
 
     def rows(self, limit: int) -> Iterator[dict[str, Any]]:
         """The oldest open sessions, as the API shows them."""
@@ -134,4 +157,4 @@ class Sessions:
         value = _encode(event)
         partition = self._partitions[partition_for_key(key, len(self._partitions))]
         partition.append(self._log.now_ms(), key, value, [])
-        self._log.appended(1, len(value))
+        self._log.appended(1, len(value) + RECORD_OVERHEAD_BYTES)

@@ -35,7 +35,7 @@ class MqttSettings(Section):
     max_topics_per_connection: int = Field(
         10_000,
         ge=1,
-        description="MQTT topics remembered per connection, and devices followed; beyond it the memory "
+        description="MQTT topics remembered per connection; beyond it the memory "
         "is started anew (slower, never refused).",
     )
 

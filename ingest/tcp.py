@@ -14,6 +14,7 @@ from typing import Any, Final
 from commitlog.base import Appender, Header
 from commitlog.partitioner import partition_for_key
 from ingest.headers import DEVICE
+from ingest.limits import RECORD_OVERHEAD_BYTES, Admission
 from ingest.listener import Connection, Listener
 from ingest.sessions import Session, Sessions
 from ingest.settings import TcpSettings
@@ -22,7 +23,7 @@ from wire.lines import LineFramer
 from wire.mqtt.events import Append
 
 PROTOCOL: Final = "tcp"
-MAX_DEVICES_PER_CONNECTION: Final = 10_000  # remembered targets; beyond it the memory is started anew
+MAX_DEVICES_PER_CONNECTION: Final = 10_000  # remembered targets, 5 MB; beyond it the memory is started anew
 _NO_HEADERS: Final[list[Header]] = []
 _NO_DEVICE: Final[list[Header]] = [(DEVICE, b"")]
 
@@ -33,9 +34,16 @@ Refusal = tuple[int, str]
 class TcpListener(Listener):
     """Listens for raw TCP clients."""
 
-    def __init__(self, settings: TcpSettings, log: Appender, sessions: Sessions) -> None:
+    def __init__(
+        self, settings: TcpSettings, log: Appender, sessions: Sessions, *, admission: Admission | None = None
+    ) -> None:
         super().__init__(
-            PROTOCOL, log, sessions, max_connections=settings.max_connections, make=lambda: TcpConnection(self)
+            PROTOCOL,
+            log,
+            sessions,
+            max_connections=settings.max_connections,
+            make=lambda: TcpConnection(self),
+            admission=admission,
         )
         self.settings = settings
         self.partitions = log.partitions(settings.topic)
@@ -44,7 +52,7 @@ class TcpListener(Listener):
 class TcpConnection(Connection):
     """One raw TCP client."""
 
-    __slots__ = ("_framer", "_session", "_silent_s", "_targets")
+    __slots__ = ("_decided", "_ended", "_framer", "_session", "_silent_s", "_targets", "_waited")
     listener: TcpListener
 
     def __init__(self, listener: TcpListener) -> None:
@@ -53,8 +61,20 @@ class TcpConnection(Connection):
         self._session: Session | None = None
         self._targets: dict[str, tuple[Append, bytes]] = {}
         self._silent_s = 0
+        self._ended = False
+        self._waited = self._decided = 0
 
     # -- Connection
+
+    @property
+    def unfinished_size_bytes(self) -> int:
+        """See `Connection.unfinished_size_bytes`."""
+        return self._framer.unfinished_size_bytes
+
+    def eof_received(self) -> bool:
+        """The device sends nothing more (`shutdown`, `nc -N`): it still gets its answers, then the connection ends."""
+        self._ended = True
+        return self._waited > self._decided or bool(self._stashed)
 
     def opened(self) -> None:
         """See `Connection.opened`."""
@@ -67,6 +87,7 @@ class TcpConnection(Connection):
         log = listener.log
         lines = self._framer.split(data)
         if not lines:
+            self._end_if_answered()
             return
         now_ms = log.now_ms()
         first = self._framer.first_number
@@ -94,13 +115,18 @@ class TcpConnection(Connection):
             taken += 1
         listener.counters.records += taken
         listener.counters.size_bytes += len(data)
-        log.appended(taken, len(data), self, (first, first + len(lines) - 1, refused))
+        last = self._waited = first + len(lines) - 1
+        log.appended(taken, len(data) + taken * RECORD_OVERHEAD_BYTES, self, (first, last, refused))
+        if refused:
+            self._tell(refused)
 
     def tick(self) -> None:
         """See `Connection.tick`."""
         if self.heard:
             self.heard = False
             self._silent_s = 0
+            return
+        if self.unread:
             return
         self._silent_s += 1
         if self._silent_s > self.listener.settings.idle_timeout_s:
@@ -117,13 +143,31 @@ class TcpConnection(Connection):
 
     def committed(self, token: Any) -> None:
         """See `Waiter.committed`: the answers to a chunk's lines."""
-        if not self.transport.is_closing():
-            first, last, refused = token
-            self.transport.write(answers(first, last, refused) if refused else b"OK %d\n" % last)
+        if self.transport.is_closing():
+            return
+        first, last, refused = token
+        self.transport.write(answers(first, last, refused) if refused else b"OK %d\n" % last)
+        self._decided = last
+        if self._ended:
+            self._end_if_answered()
 
     def failed(self, token: Any) -> None:
         """See `Waiter.failed`: no OK, and a device resends only after it has reconnected."""
         self.close("log failed", abort=True)
+
+    def _end_if_answered(self) -> None:
+        if self._ended and self._waited == self._decided and not self._stashed:
+            self.transport.close()
+
+    def _tell(self, refused: Sequence[Refusal]) -> None:
+        number, reason = refused[0]
+        self.listener.lines.warning(
+            "line refused",
+            what=reason,
+            where=f"line {number} from {self.peer}",
+            mend="one JSON object a line, its field `device` names the device (docs/tcp.md)",
+            refused_of_chunk=len(refused),
+        )
 
     def _target(self, device: str) -> tuple[Append, bytes]:
         """Where a device's lines go; its first line in the session says that it is connected."""
@@ -131,8 +175,8 @@ class TcpConnection(Connection):
         listener = self.listener
         if len(self._targets) >= MAX_DEVICES_PER_CONNECTION:
             self._targets.clear()
-            listener.sessions.release_devices(self._session, "too many devices in one session")
-        listener.sessions.device_seen(self._session, device)
+        if listener.sessions.device_seen(self._session, device):
+            self._targets.clear()
         key = device.encode()
         partition = listener.partitions[partition_for_key(key, len(listener.partitions))]
         target = self._targets[device] = (partition.append, key)

@@ -154,21 +154,40 @@ async def test_a_message_over_the_limit_is_refused_before_it_is_sent(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "data",
-    [struct.pack(">I", MAX_FRAME_BYTES + 1), struct.pack(">I", 1) + b"\xc1", struct.pack(">I", 9) + b"short"],
-    ids=["announces too much", "not msgpack", "ends early"],
+    ("data", "answer"),
+    [
+        (struct.pack(">I", MAX_FRAME_BYTES + 1), b"announces 33554433 bytes"),
+        (struct.pack(">I", 1) + b"\xc1", b"not msgpack"),
+        (struct.pack(">I", 100_001) + b"\x91" * 100_001, b"not msgpack"),
+        (struct.pack(">I", 9) + b"short", b""),
+    ],
+    ids=["announces too much", "not msgpack", "nested too deep", "ends early"],
 )
-async def test_who_does_not_speak_the_protocol_is_hung_up_on(tmp_path: Path, data: bytes) -> None:
+async def test_who_does_not_speak_the_protocol_is_told_and_hung_up_on(
+    tmp_path: Path, data: bytes, answer: bytes
+) -> None:
     async with serving(tmp_path / "s", {"echo": echo}) as client:
         reader, writer = await asyncio.open_unix_connection(tmp_path / "s")
         writer.write(data)
         writer.write_eof()
-        assert await asyncio.wait_for(reader.read(), 5) == b""
+        told = await asyncio.wait_for(reader.read(), 5)
+        assert answer in told if answer else told == b""
         writer.close()
         assert await client.call("echo") == {}
 
 
-@pytest.mark.parametrize("message", [[], 5, {}, {"id": 1, "verb": "echo"}, {"id": 1, "verb": "echo", "args": [1]}])
+@pytest.mark.parametrize(
+    "message",
+    [
+        [],
+        5,
+        {},
+        {"id": 1, "verb": "echo"},
+        {"id": 1, "verb": "echo", "args": [1]},
+        {"id": 1, "verb": ["echo"], "args": {}},
+        {"id": "x" * 1000, "verb": "x" * 1000, "args": {}},
+    ],
+)
 async def test_a_request_of_another_shape_is_answered_with_an_error(tmp_path: Path, message: Any) -> None:
     async with serving(tmp_path / "s", {"echo": echo}):
         reader, writer = await asyncio.open_unix_connection(tmp_path / "s")
@@ -177,6 +196,7 @@ async def test_a_request_of_another_shape_is_answered_with_an_error(tmp_path: Pa
         (length,) = struct.unpack(">I", await asyncio.wait_for(reader.readexactly(4), 5))
         reply = msgspec.msgpack.decode(await reader.readexactly(length))
         assert reply["error"]["code"] == "bad-request"
+        assert length < 500  # nothing long is sent back
         writer.close()
 
 

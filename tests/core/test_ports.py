@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from core.errors import DataDirError
 from core.ports import PORTS_FILE, publish_port, read_ports
 
 
@@ -49,3 +50,11 @@ def test_writers_do_not_lose_each_others_names(tmp_path: Path) -> None:
 def _publish_many(run_dir: Path, prefix: str) -> None:
     for number in range(30):
         publish_port(run_dir, f"{prefix}{number}", 1 + number)
+
+
+def test_a_place_that_cannot_be_written_is_named_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "ports.json.new").mkdir()
+    with pytest.raises(DataDirError) as caught:
+        publish_port(tmp_path, "mqtt", 1883)
+    assert "ports.json.new" in caught.value.where
+    assert caught.value.mend

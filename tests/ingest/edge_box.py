@@ -17,9 +17,10 @@ from commitlog.reader import FileLogReader
 from commitlog.settings import LogSettings
 from commitlog.storage import SystemFile, SystemStorage
 from core.clock import SystemClock
+from ingest.limits import Admission
 from ingest.mqtt import MqttListener
 from ingest.routing import Router
-from ingest.sessions import EVENTS_TOPIC, Sessions
+from ingest.sessions import EVENTS_TOPIC, MAX_DEVICES, Sessions
 from ingest.settings import DEFAULT_ROUTES, MqttSettings, RouteSettings, TcpSettings
 from ingest.tcp import TcpListener
 from tests.conftest import wait_until_async
@@ -122,6 +123,8 @@ async def edge_box(
     tcp: TcpSettings | None = None,
     routes: Sequence[RouteSettings] = DEFAULT_ROUTES,
     log_settings: LogSettings = FAST_LOG,
+    admission: Admission | None = None,
+    max_devices: int = MAX_DEVICES,
 ) -> AsyncIterator[EdgeBox]:
     """An edge that listens on free ports, closed in order at the end."""
     storage = GatedStorage()
@@ -132,9 +135,9 @@ async def edge_box(
     )
     for topic in sorted({EVENTS_TOPIC, "telemetry", *router.topics}):
         await log.create_topic(topic)
-    sessions = Sessions(log, log.boot_id)
-    mqtt_listener = MqttListener(mqtt or MqttSettings(), log, router, sessions)
-    tcp_listener = TcpListener(tcp or TcpSettings(), log, sessions)
+    sessions = Sessions(log, log.boot_id, max_devices=max_devices)
+    mqtt_listener = MqttListener(mqtt or MqttSettings(), log, router, sessions, admission=admission)
+    tcp_listener = TcpListener(tcp or TcpSettings(), log, sessions, admission=admission)
     box = EdgeBox(data_dir, log, storage, sessions, mqtt_listener, tcp_listener)
     box.failures = failures
     sessions.edge_started()
@@ -199,6 +202,14 @@ class Client:
         for _ in range(20):
             await asyncio.sleep(0)
         return not self._reader._buffer  # type: ignore[attr-defined]  # a read with a timeout would have to wait
+
+    def end(self) -> None:
+        """Send nothing more, but go on reading."""
+        self._writer.write_eof()
+
+    def abort(self) -> None:
+        """Be gone without a word."""
+        self._writer.transport.abort()
 
     async def close(self) -> None:
         self._writer.close()

@@ -260,16 +260,27 @@ async def test_congestion_stops_reading_and_loses_nothing(tmp_path: Path) -> Non
         assert len(await box.records("telemetry", count)) == count
 
 
-async def test_more_devices_than_remembered_still_count_as_connected(tmp_path: Path) -> None:
+async def test_more_topics_than_remembered_end_nobodys_session(tmp_path: Path) -> None:
     async with edge_box(tmp_path, mqtt=MqttSettings(max_topics_per_connection=2)) as box:
         client = await Client.mqtt(box.mqtt_port, "gateway")
-        for number, device in enumerate(("a", "b", "c"), 1):
+        for number, device in enumerate("abcabc", 1):
+            client.send(publish(packet_id=number, topic=f"devices/{device}/x"))
+            assert await client.read(4) == b"\x40\x02\x00" + bytes([number])
+        await box.records("telemetry", 6)
+        assert sorted(e["device"] for e in await box.events(3)) == ["a", "b", "c"]
+
+
+async def test_more_devices_than_are_followed_give_way_one_by_one(tmp_path: Path) -> None:
+    async with edge_box(tmp_path, max_devices=2) as box:
+        client = await Client.mqtt(box.mqtt_port, "gateway")
+        for number, device in enumerate("abca", 1):
             client.send(publish(packet_id=number, topic=f"devices/{device}/x"))
             await client.read(4)
-        events = await box.events(5)
-        still = {e["device"] for e in events if e["event"] == "connected"}
-        gone = {e["device"] for e in events if e["event"] == "disconnected"}
-        assert still - gone == {"c"}
-        client.send(publish(packet_id=4, topic="devices/a/x"))
-        await client.read(4)
-        assert [e["device"] for e in await box.events(6) if e["event"] == "connected"].count("a") == 2
+        events = await box.events(6)
+        connected = [e["device"] for e in events if e["event"] == "connected"]
+        gone = [e["device"] for e in events if e["event"] == "disconnected"]
+        assert (sorted(connected), sorted(gone)) == (["a", "a", "b", "c"], ["a", "b"])
+        other = await Client.mqtt(box.mqtt_port, "other")  # each session follows one in any case
+        other.send(publish(packet_id=1, topic="devices/z/x"))
+        await other.read(4)
+        assert "z" in {e["device"] for e in await box.events(7)}

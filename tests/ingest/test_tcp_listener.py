@@ -80,6 +80,29 @@ async def test_silence_beyond_the_idle_timeout_ends_the_connection(tmp_path: Pat
         assert box.tcp.counters.refused_connections == {"idle timeout": 1}
 
 
+async def test_who_sends_nothing_more_still_gets_the_answers(tmp_path: Path) -> None:
+    async with edge_box(tmp_path) as box:
+        client = await Client.connect(box.tcp_port)
+        await box.log.drain()
+        box.storage.gate.clear()
+        client.send(b'{"device": "d"}\n{"x": 1}\n')
+        client.end()
+        await wait_until_async(lambda: box.tcp.counters.records == 1)
+        assert await client.silent()
+        box.storage.gate.set()
+        assert await client.rest() == b"OK 1\nERR 2 no device: the object has no field named device\n"
+        await wait_until_async(lambda: not box.tcp.counters.connections)
+
+
+async def test_an_end_without_a_question_is_an_end(tmp_path: Path) -> None:
+    async with edge_box(tmp_path) as box:
+        client = await Client.connect(box.tcp_port)
+        client.send(b'{"device": "d"')
+        client.end()
+        assert await client.rest() == b""
+        await wait_until_async(lambda: box.tcp.counters.refused_lines == {"cut-off": 1})
+
+
 async def test_a_failed_log_answers_nothing(tmp_path: Path) -> None:
     async with edge_box(tmp_path) as box:
         client = await Client.connect(box.tcp_port)

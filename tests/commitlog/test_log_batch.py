@@ -71,7 +71,7 @@ def test_records_come_back_with_their_offsets(codec: int) -> None:
 def test_the_record_library_reads_what_is_on_disk(codec: int) -> None:
     data = batch(codec=codec) + batch(base=45, codec=codec)
     found = MemoryRecords(data)
-    offsets = []
+    offsets: list[int] = []
     while (one := found.next_batch()) is not None:
         assert one.validate_crc()
         offsets.extend(r.offset for r in one)

@@ -346,7 +346,9 @@ async def test_windows_under_load_leave_nothing_out_and_overlap_nowhere(box: Box
         windows = [await box.log.roll("telemetry", "test") for _ in range(8)]
         return [window for window in windows if window is not None]
 
-    *_, first, second = await asyncio.gather(*(produce(key) for key in "abcdef"), roll(), roll())
+    rolling = asyncio.gather(roll(), roll())
+    await asyncio.gather(*(produce(key) for key in "abcdef"))
+    first, second = await rolling
     last = await box.log.roll("telemetry", "last")
     rolled = sorted([*first, *second, *([last] if last else [])], key=lambda window: window.number)
     assert list(box.reader.windows("telemetry")) == rolled
@@ -378,7 +380,7 @@ async def test_everything_at_once(box: Box) -> None:
 
     await asyncio.gather(*(one(number) for number in range(30)))
     await box.until_readable("telemetry", 30)
-    found = []
+    found: list[int] = []
     for topic in ("t0", "t1", "t2"):
         await box.until_readable(topic, 10)
         found.extend(int(r.value or b"") for r in box.read(topic, 0))

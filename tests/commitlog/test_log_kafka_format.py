@@ -46,7 +46,7 @@ async def test_a_partition_directory_reads_as_kafka_lays_it_out(tmp_path: Path) 
     assert (directory / "partition.metadata").read_text() == f"version: 0\ntopic_id: {topic_id}\n"
     names = sorted(path.name for path in directory.iterdir() if path.name != "partition.metadata")
     assert names == [f"{base:020}.{suffix}" for base in (0, 31) for suffix in ("index", "log", "timeindex")]
-    values = []
+    values: list[bytes] = []
     for base in (0, 31):
         records = MemoryRecords((directory / f"{base:020}.log").read_bytes())
         while (batch := records.next_batch()) is not None:

@@ -1,0 +1,31 @@
+"""docs/formats.md says what the code writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import ingest.headers
+from commitlog.checkpoint import CHECKPOINT_MAGIC, Checkpoint, PartitionPoint
+from commitlog.tables import SNAPSHOT_MAGIC
+from commitlog.watermarks import _MAGIC as MAP_MAGIC
+from commitlog.watermarks import _SLOT_BYTES, STALE_AFTER_MS
+
+TEXT = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
+HEADER_NAMES = [value for name, value in vars(ingest.headers).items() if name.isupper()]
+
+
+@pytest.mark.parametrize("name", [*HEADER_NAMES, *Checkpoint.__struct_fields__, *PartitionPoint.__struct_fields__])
+def test_names_are_documented(name: str) -> None:
+    assert f"`{name}`" in TEXT
+
+
+@pytest.mark.parametrize("magic", [CHECKPOINT_MAGIC, SNAPSHOT_MAGIC, MAP_MAGIC])
+def test_magic_numbers_are_documented(magic: bytes) -> None:
+    assert f"`{magic.decode()}`" in TEXT
+
+
+def test_sizes_are_documented() -> None:
+    assert f"slots of {_SLOT_BYTES} bytes" in TEXT
+    assert f"more than {STALE_AFTER_MS // 1000} s old" in TEXT

@@ -63,8 +63,8 @@ class Edge:
         self._listeners: dict[str, Listener] = {"mqtt": self._mqtt, "tcp": self._tcp}
         self._roller = Roller(log, settings.retention, SystemClock())
         counters = [listener.counters for listener in self._listeners.values()]
-        self._collector = EdgeCollector(log, counters, self._sessions, self._roller)
         self._channel = ChannelServer(settings.data_dir / RUN_DIR / "edge.sock", self._handlers())
+        self._collector = EdgeCollector(log, counters, self._sessions, self._roller, self._channel)
         self._tasks: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -209,7 +209,7 @@ def _cannot_open(settings: Settings, error: OSError) -> DataDirError:
         return DataDirError(
             "the disk is full: the log cannot be opened",
             where=where,
-            mend=f"free some space (the journal alone takes {need} MB), or lower log.journal_size",
+            mend=f"free some space (a new log's journal alone takes {need} MB: log.journal_size)",
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return DataDirError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -14,6 +16,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from commitlog.embedded import EmbeddedLog
+from core.channel import ChannelServer
 from core.histogram import Histogram
 from ingest.counters import ListenerCounters
 from ingest.sessions import Sessions
@@ -24,18 +27,31 @@ class EdgeCollector(Collector):
     """Collects what log, listeners and roller count."""
 
     def __init__(
-        self, log: EmbeddedLog, listeners: Sequence[ListenerCounters], sessions: Sessions, roller: Roller
+        self,
+        log: EmbeddedLog,
+        listeners: Sequence[ListenerCounters],
+        sessions: Sessions,
+        roller: Roller,
+        channel: ChannelServer,
     ) -> None:
         self._log = log
         self._listeners = listeners
         self._sessions = sessions
         self._roller = roller
+        self._channel = channel
 
     def collect(self) -> Iterator[Metric]:
         """Everything, as of now."""
         yield from self._log_metrics()
         yield from self._listener_metrics()
         yield from self._window_metrics()
+        yield CounterMetricFamily(
+            "headrace_channel_refused",
+            "Connections to the local channel that did not speak its protocol, or were too many.",
+            value=self._channel.refused,
+        )
+        if (resident_bytes := _resident_bytes()) is not None:
+            yield GaugeMetricFamily("headrace_edge_resident_bytes", "Memory of the edge process.", value=resident_bytes)
 
     def _log_metrics(self) -> Iterator[Metric]:
         stats = self._log.stats
@@ -111,6 +127,15 @@ def metrics_text(collector: EdgeCollector) -> str:
     registry = CollectorRegistry(auto_describe=False)
     registry.register(collector)
     return generate_latest(registry).decode()
+
+
+def _resident_bytes() -> int | None:
+    """The process's resident memory; None where there is no /proc (macOS)."""
+    try:
+        pages = Path("/proc/self/statm").read_bytes().split()[1]
+    except OSError:
+        return None
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _histogram(name: str, documentation: str, histogram: Histogram) -> HistogramMetricFamily:

@@ -84,6 +84,8 @@ class ChannelServer:
         self._path = path
         self._handlers = handlers
         self._server: asyncio.Server | None = None
+        self.refused = 0
+        """Connections ended because they did not speak the protocol, or were too many."""
         self._connections: set[asyncio.StreamWriter] = set()
         self._lines = LimitedLog(structlog.get_logger("headrace.channel"))
 
@@ -170,6 +172,7 @@ class ChannelServer:
         return await handler(request["args"])
 
     def _refused(self, error: BadRequestError) -> None:
+        self.refused += 1
         self._lines.warning("local channel refused", what=error.what, where=str(self._path), mend=error.mend or _MEND)
 
 

@@ -1,0 +1,104 @@
+"""docs/metrics.md and what the processes really export: names, types and labels agree."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from api.metrics import all_metrics, own_registry
+from appliance.edge_metrics import EdgeCollector, metrics_text
+from core.channel import ChannelServer
+from core.clock import SystemClock
+from ingest.counters import ListenerCounters
+from retention.roller import Roller
+from retention.settings import RetentionSettings
+from sink.base import Export, Lost
+from sink.metrics import SinkMetrics
+from tests.api.api_box import ApiBox
+from tests.ingest.edge_box import edge_box
+
+DOCS = Path(__file__).parent.parent / "docs" / "metrics.md"
+_ROW = re.compile(r"\| `(headrace_\w+)` \| (\w+) \| ([^|]*)\|")
+_LABEL = re.compile(r'(\w+)="')
+_REASON = re.compile(r"^\| ((?:`[a-z -]+`(?:, )?)+) \|")
+
+
+def documented() -> dict[str, tuple[str, frozenset[str]]]:
+    rows = _ROW.findall(DOCS.read_text())
+    names = [name for name, _, _ in rows]
+    assert len(names) == len(set(names)), "a metric stands in the tables twice"
+    return {name: (kind, frozenset(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
+
+
+def exported(text: str) -> tuple[dict[str, str], dict[str, set[frozenset[str]]]]:
+    """Types by name, and the label sets that stood on samples."""
+    kinds: dict[str, str] = {}
+    labels: dict[str, set[frozenset[str]]] = defaultdict(set)
+    for line in text.splitlines():
+        if line.startswith("# TYPE "):
+            _, _, name, kind = line.split(" ")
+            kinds[name] = kind
+        elif line and not line.startswith("#"):
+            name = re.sub(r"_(bucket|sum|count)$", "", line.split("{")[0].split(" ")[0])
+            labels[name].add(frozenset(_LABEL.findall(line.split("} ")[0])) - {"le"} if "{" in line else frozenset())
+    created = {name for name in kinds if name.endswith("_created")}
+    return {name: kind for name, kind in kinds.items() if name not in created}, labels
+
+
+def sink_text() -> str:
+    metrics = SinkMetrics()
+    lost = (Lost(partition=0, first=1, next=2, reason="r"),)
+    metrics.exported("t", Export(quarantined={"not-json": 1}, lost=lost, clashes={"a": 1}), 1000)
+    metrics.failed("unavailable")
+    return metrics.text()
+
+
+def edge_text(box: Any, run_dir: Path) -> str:
+    listeners = ListenerCounters("mqtt"), ListenerCounters("tcp")
+    for counters in listeners:
+        counters.refused_connections["malformed"] += 1
+        counters.refused_lines["no-device"] += 1
+    roller = Roller(box.log, RetentionSettings(), SystemClock())
+    roller.closed["telemetry", "time"] += 1
+    channel = ChannelServer(run_dir / "edge.sock", {})
+    return metrics_text(EdgeCollector(box.log, listeners, box.sessions, roller, channel))
+
+
+async def scrape(tmp_path: Path) -> str:
+    console = ApiBox(tmp_path)
+    console.sink_reports(sink_text())
+    async with edge_box(tmp_path / "data") as box:
+        console.edge["metrics"] = edge_text(box, tmp_path)
+    registry = own_registry(console.services, Counter({("/healthz", 200): 1}))
+    return await all_metrics(console.services, registry)
+
+
+async def test_every_metric_is_documented_with_its_type_and_labels(tmp_path: Path) -> None:
+    kinds, labels = exported(await scrape(tmp_path))
+    written = documented()
+    assert {name: kind for name, (kind, _) in written.items()} == kinds
+    for name, (_, wanted) in written.items():
+        assert labels[name] == {wanted}, name
+
+
+def closing_reasons() -> Iterator[str]:
+    """Every reason that the sources give a closed connection."""
+    root = Path(__file__).parent.parent
+    for path in [*(root / "ingest").glob("*.py"), root / "appliance" / "edge.py"]:
+        source = path.read_text()
+        yield from re.findall(r'\.close\("([a-z -]+)"', source)
+        yield from re.findall(r'_refuse\("([a-z -]+)"', source)
+    source = (root / "wire" / "mqtt" / "errors.py").read_text()
+    source = (root / "wire" / "mqtt" / "errors.py").read_text()
+    yield from re.findall(r'^    reason(?:: ClassVar\[str\])? = "([a-z-]+)"', source, re.MULTILINE)
+
+
+def test_every_reason_of_a_closed_connection_is_documented() -> None:
+    table = DOCS.read_text().split("| reason |")[1].split("## ")[0]
+    told = {
+        name for line in table.splitlines() if (row := _REASON.match(line)) for name in re.findall("`(.*?)`", row[1])
+    }
+    assert set(closing_reasons()) - {"protocol-level"} == told  # that one is answered with a CONNACK: `connect refused`

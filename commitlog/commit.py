@@ -22,6 +22,7 @@ from commitlog.journal import Change
 from commitlog.partition import TakenBatch
 from commitlog.settings import LogSettings
 from commitlog.stats import LogStats
+from core.tasks import log_unexpected
 from core.threads import SerialThread
 
 
@@ -137,7 +138,10 @@ class GroupCommit:
         if self._flying is not None:
             waiters = self._flying.waiters + waiters
         for waiter, token in waiters:
-            waiter.failed(token)
+            try:
+                waiter.failed(token)
+            except Exception as error:  # noqa: BLE001 - as below
+                log_unexpected("a waiter failed on hearing of a failed commit", error)
         self._landed.set()
 
     async def close(self) -> None:
@@ -171,7 +175,10 @@ class GroupCommit:
     def _settle(self, commit: Commit) -> None:
         """Tell everybody who waited, and let those read on who had to stop."""
         for waiter, token in commit.waiters:
-            waiter.committed(token)
+            try:
+                waiter.committed(token)
+            except Exception as error:  # noqa: BLE001 - one session's bug must not keep the others from their answers
+                log_unexpected("a waiter failed on hearing of its commit", error)
         if commit.records:
             self._stats.acknowledged(commit.records, self._loop.time() - commit.first_at_s)
         self.congested = False

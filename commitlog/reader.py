@@ -18,6 +18,7 @@ from commitlog.checkpoint import read_checkpoint
 from commitlog.doorbell import DoorbellWaiter
 from commitlog.gaps import DAMAGED, EXPIRED, MISSING
 from commitlog.index import offset_entries, position_for, relative_offset_for_time, time_entries
+from commitlog.resync import next_batch_after
 from commitlog.segment import INDEX_SUFFIX, TIMEINDEX_SUFFIX, base_offsets, segment_path
 from commitlog.storage import LOG_DIR, RUN_DIR, Storage, StorageFile, SystemStorage, partition_dir_name, read_whole
 from commitlog.tables import TABLES_DIR, read_snapshot, unpack
@@ -79,8 +80,8 @@ class FileLogReader:
             batch = self._next_batch(topic, partition, offset, mark.high, gaps)
             if batch is None:
                 known = max(offset, gaps[-1].next if gaps else 0)
-                if known < mark.high and self._nothing_follows(topic, partition):
-                    gaps.append(Gap(first=known, next=mark.high, reason=MISSING))
+                if known < mark.high and (reason := self._nothing_follows(topic, partition)):
+                    gaps.append(Gap(first=known, next=mark.high, reason=reason))
                 break
             found = [r for r in batch.records() if offset <= r.offset < mark.high]
             known = gaps[-1].next if gaps else offset
@@ -168,12 +169,11 @@ class FileLogReader:
         cursor = self._cursor(topic, partition, offset)
         while cursor is not None:
             header = self._header_at(cursor)
-            if header is None:
-                cursor = self._following(topic, partition, cursor, offset, gaps)
+            data = b"" if header is None else cursor.file.read(header.size_bytes, cursor.position)
+            if header is None or len(data) < header.size_bytes:
+                if not self._skip_damage(cursor, offset, high, gaps):
+                    cursor = self._following(topic, partition, cursor, offset, gaps)
                 continue
-            data = cursor.file.read(header.size_bytes, cursor.position)
-            if len(data) < header.size_bytes:
-                return None
             if header.base_offset >= high:
                 return None
             cursor.position += header.size_bytes
@@ -186,15 +186,29 @@ class FileLogReader:
             offset = header.last_offset + 1
         return None
 
-    def _nothing_follows(self, topic: str, partition: int) -> bool:
-        """Whether a living writer promises offsets that no file holds: recovery went on past what was lost."""
+    def _nothing_follows(self, topic: str, partition: int) -> str:
+        """Why a living writer promises offsets of which no file holds a whole batch; empty where that is not so."""
+        if self.writer_state() is not WriterState.LIVE:
+            return ""
         cursor = self._cursors.get((topic, partition))
         bases = base_offsets(self._storage, self._directory(topic, partition))
         if cursor is None:
-            at_end = not bases
-        else:
-            at_end = bases[-1:] == [cursor.base_offset] and not cursor.file.read(1, cursor.position)
-        return at_end and self.writer_state() is WriterState.LIVE
+            return "" if bases else MISSING
+        if bases[-1:] != [cursor.base_offset]:
+            return ""
+        return DAMAGED if cursor.file.read(1, cursor.position) else MISSING
+
+    def _skip_damage(self, cursor: _Cursor, offset: int, high: int, gaps: list[Gap]) -> bool:
+        """Go to the next whole batch of the segment, over bytes that are none; False where there is none."""
+        position = next_batch_after(cursor.file, cursor.position, cursor.base_offset, high)
+        header = None if position is None else parse_header(cursor.file.read(HEADER_BYTES, position))
+        if position is None or header is None:
+            return False
+        first = max(cursor.offset, offset)
+        if header.base_offset > first:
+            gaps.append(Gap(first=first, next=header.base_offset, reason=DAMAGED))
+        cursor.position, cursor.offset = position, header.base_offset
+        return True
 
     def _header_at(self, cursor: _Cursor) -> BatchHeader | None:
         """The header at the cursor; None at the end of the segment, or where its bytes make no sense."""

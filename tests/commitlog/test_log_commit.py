@@ -111,6 +111,22 @@ async def test_waiters_hear_once_and_in_order(tmp_path: Path) -> None:
         assert waiter.committed_tokens == list(range(200))
 
 
+async def test_a_waiter_s_bug_does_not_keep_others_from_their_answers(tmp_path: Path) -> None:
+    class Broken(RecordingWaiter):
+        def committed(self, token: Any) -> None:
+            raise RuntimeError("a bug")
+
+    async with opened(tmp_path, storage=MemoryDisk()) as log:
+        await log.create_topic("telemetry", 1)
+        waiter = RecordingWaiter()
+        for number, one in enumerate((waiter, Broken(), waiter)):
+            log.partitions("telemetry")[0].append(log.now_ms(), b"k", b"v", [])
+            log.appended(1, 10, one, number)
+        async with asyncio.timeout(5):
+            await log.drain()
+        assert waiter.committed_tokens == [0, 2]
+
+
 async def test_nothing_is_acknowledged_before_its_sync(tmp_path: Path) -> None:
     disk = MemoryDisk()
     async with opened(tmp_path, storage=disk) as log:

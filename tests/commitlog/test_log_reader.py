@@ -73,6 +73,49 @@ async def test_a_batch_that_fails_its_crc_is_a_gap(box: Box) -> None:
         assert list(reader.read("telemetry", 0, 2).gaps) == [Gap(first=2, next=3, reason="damaged")]
 
 
+@pytest.mark.parametrize("field", [8, 9, 16], ids=["long-length", "negative-length-or-long", "magic"])
+@pytest.mark.parametrize("damaged", [0, 1, 3])
+async def test_a_damaged_header_is_a_gap_of_its_batch_alone(box: Box, field: int, damaged: int) -> None:
+    await box.append("v0", "v1", "v2", "v3")
+    box.segment(0)[batch_starts(box.segment(0))[damaged] + field] ^= 0x30
+    with closing(box.reader()) as reader:
+        gaps: list[Gap] = []
+        found: list[int] = []
+        offset = 0
+        while offset < 4:
+            part = reader.read("telemetry", 0, offset)
+            gaps += part.gaps
+            found += [r.offset for r in part.records]
+            assert part.next_offset > offset, "stuck"
+            offset = part.next_offset
+        assert found == [n for n in range(4) if n != damaged]
+        assert gaps == [Gap(first=damaged, next=damaged + 1, reason=gaps[0].reason)]
+        assert reader.read("telemetry", 0, 2).records[0].offset == 2
+
+
+async def test_a_payload_that_holds_a_batch_is_not_taken_for_one(box: Box) -> None:
+    """Behind damage only a batch whose offset may stand there counts: a stored copy of an old one does not."""
+    await box.append("v0", "v1")
+    copy = bytes(box.segment(0))
+    partition = box.log.partitions("telemetry")[0]
+    await box.log.roll("telemetry", "one segment each")
+    partition.append(box.log.now_ms(), None, copy, [])
+    box.log.appended(1, len(copy))
+    await box.log.drain()
+    await box.append("v3")
+    box.segment(2)[16] ^= 0x01
+    with closing(box.reader()) as reader:
+        values = []
+        offset = 2
+        while offset < 4:
+            part = reader.read("telemetry", 0, offset)
+            values += [r.value for r in part.records]
+            assert part.next_offset > offset, "stuck"
+            offset = part.next_offset
+        assert b"v0" not in values
+        assert b"v1" not in values
+
+
 async def test_a_damaged_last_batch_does_not_hold_a_reader_up(box: Box) -> None:
     await box.append("v0", "v1")
     box.segment(0)[batch_starts(box.segment(0))[1] + 70] ^= 0x01

@@ -84,7 +84,7 @@ class GroupCommit:
             return
         if waiter is not None:
             self._waiters.append((waiter, token))
-        if self._timer is None:
+        if self._timer is None and not self._overdue:
             self._first_at_s = self._loop.time()
             self._timer = self._loop.call_later(self._interval_s, self._timed_out)
         self._pending_records += count

@@ -337,7 +337,6 @@ class EmbeddedLog:
             if window is None:
                 _resolve(future, None)
                 continue
-            topic.bytes_since_roll = 0
             self._change(window_change(window))
             windows.append(window)
             answers.append((future, window))
@@ -359,6 +358,8 @@ class EmbeddedLog:
             if partition.segment_batch_count:
                 self._topics[partition.topic].bytes_since_roll += partition.segment_batch_bytes
                 batches.append(partition.take_segment_batch())
+        for window in windows:
+            self._topics[window.topic].bytes_since_roll = 0
         self._unflushed.clear()
         changes, self._unflushed_changes = self._unflushed_changes, []
         self._last_flush_s = self._loop.time()

@@ -33,6 +33,7 @@ class LogSettings(Section):
     pending_bytes: SizeBytes = quantity(
         "16MB",
         ge=1 << 20,
+        le=64 << 20,
         description="Appended but not yet committed bytes at which listeners stop reading: bounds memory.",
     )
     journal_size_bytes: SizeBytes = quantity(
@@ -45,6 +46,7 @@ class LogSettings(Section):
     checkpoint_bytes: SizeBytes = quantity(
         "16MB",
         ge=1 << 20,
+        le=64 << 20,
         description="Journal bytes after which segments are synced and the journal space is reused.",
     )
     checkpoint_interval_ms: DurationMs = quantity(

@@ -187,3 +187,11 @@ async def test_flushing_sets_what_is_idle_free(tmp_path: Path) -> None:
         async with asyncio.timeout(5):
             while not read_all(tmp_path, disk):
                 await asyncio.sleep(0)
+
+
+async def test_a_window_s_own_bytes_do_not_count_towards_the_next(tmp_path: Path) -> None:
+    async with opened(tmp_path, settings=log_settings(flush_interval="1h")) as log:
+        await log.create_topic("t")
+        await log.append([record("t", "k", bytes(1000))])
+        assert await log.roll("t", "test") is not None
+        assert log.bytes_since_roll("t") == 0

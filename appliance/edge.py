@@ -64,7 +64,7 @@ class Edge:
         self._roller = Roller(log, settings.retention, SystemClock())
         counters = [listener.counters for listener in self._listeners.values()]
         self._channel = ChannelServer(settings.data_dir / RUN_DIR / "edge.sock", self._handlers())
-        self._collector = EdgeCollector(log, counters, self._sessions, self._roller, self._channel)
+        self._collector = EdgeCollector(log, counters, self._sessions, self._roller, self._channel, SystemClock())
         self._tasks: set[asyncio.Task[None]] = set()
 
     @classmethod

@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 
 from commitlog.embedded import EmbeddedLog
 from core.channel import ChannelServer
+from core.clock import Clock
 from core.histogram import Histogram
 from ingest.counters import ListenerCounters
 from ingest.sessions import Sessions
@@ -33,12 +34,14 @@ class EdgeCollector(Collector):
         sessions: Sessions,
         roller: Roller,
         channel: ChannelServer,
+        clock: Clock,
     ) -> None:
         self._log = log
         self._listeners = listeners
         self._sessions = sessions
         self._roller = roller
         self._channel = channel
+        self._clock = clock
 
     def collect(self) -> Iterator[Metric]:
         """Everything, as of now."""
@@ -78,6 +81,11 @@ class EdgeCollector(Collector):
             stats.ack_latency_s,
         )
         yield _histogram("headrace_sync_seconds", "Time to write and sync one journal entry.", stats.sync_s)
+        yield GaugeMetricFamily(
+            "headrace_clock_behind_seconds",
+            "How far the box's clock is behind the newest record; until it is past it, records carry that time.",
+            value=max(0, self._log.now_ms() - self._clock.time_ms()) / 1000,
+        )
         report = self._log.report
         yield GaugeMetricFamily(
             "headrace_recovery_seconds", "How long recovery took at the last start.", value=report.duration_s

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from api.metrics import all_metrics, own_registry
+from api.metrics import all_metrics, own_registry, sample_values
 from appliance.edge_metrics import EdgeCollector, metrics_text
 from core.channel import ChannelServer
 from core.clock import SystemClock
@@ -64,7 +64,7 @@ def edge_text(box: Any, run_dir: Path) -> str:
     roller = Roller(box.log, RetentionSettings(), SystemClock())
     roller.closed["telemetry", "time"] += 1
     channel = ChannelServer(run_dir / "edge.sock", {})
-    return metrics_text(EdgeCollector(box.log, listeners, box.sessions, roller, channel))
+    return metrics_text(EdgeCollector(box.log, listeners, box.sessions, roller, channel, SystemClock()))
 
 
 async def scrape(tmp_path: Path) -> str:
@@ -102,3 +102,16 @@ def test_every_reason_of_a_closed_connection_is_documented() -> None:
         name for line in table.splitlines() if (row := _REASON.match(line)) for name in re.findall("`(.*?)`", row[1])
     }
     assert set(closing_reasons()) - {"protocol-level"} == told  # that one is answered with a CONNACK: `connect refused`
+
+
+async def test_a_clock_set_back_is_seen(tmp_path: Path) -> None:
+    class Slow(SystemClock):
+        def time_ms(self) -> int:
+            return super().time_ms() - 3_600_000
+
+    async with edge_box(tmp_path / "data") as box:
+        roller = Roller(box.log, RetentionSettings(), SystemClock())
+        channel = ChannelServer(tmp_path / "edge.sock", {})
+        text = metrics_text(EdgeCollector(box.log, (), box.sessions, roller, channel, Slow()))
+    (behind_s,) = sample_values(text, "headrace_clock_behind_seconds")
+    assert 3590 < behind_s < 3610

@@ -116,8 +116,10 @@ class MqttConnection(Connection):
             counters = listener.counters
             counters.records += taken
             counters.size_bytes += size_bytes
-            size_bytes += taken * RECORD_OVERHEAD_BYTES + self._surplus_bytes
-            self._surplus_bytes = 0
+            size_bytes += taken * RECORD_OVERHEAD_BYTES
+            if self._surplus_bytes:
+                size_bytes += self._surplus_bytes
+                self._surplus_bytes = 0
             if core.acks:
                 log.appended(taken, size_bytes, self, core.acks)
             else:
@@ -180,6 +182,12 @@ class MqttConnection(Connection):
         if connect.will is not None:
             size_bytes = _will_bytes(connect.will)
             if listener.will_bytes + size_bytes > MAX_WILL_BYTES:
+                listener.lines.warning(
+                    "will refused",
+                    what=f"all wills together would take more than {MAX_WILL_BYTES} bytes",
+                    where=f"CONNECT of {connect.client_id!r} from {self.peer}",
+                    mend="smaller wills, or fewer clients with one",
+                )
                 return ConnAck(return_code=ConnectReturnCode.SERVER_UNAVAILABLE)
             listener.will_bytes += size_bytes
             self._will = connect.will

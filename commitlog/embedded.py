@@ -16,48 +16,31 @@ nothing more is acknowledged, and the process is expected to stop and recover.
 from __future__ import annotations
 
 import asyncio
-import re
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-import msgspec
-
-from commitlog.base import MAX_TOPIC_NAME_CHARS, ClosedWindow, NewRecord, Position, TableChange, TopicInfo
+from commitlog.base import ClosedWindow, NewRecord, Position, TableChange, TopicInfo
 from commitlog.behind import Flush, SegmentWriter
 from commitlog.commit import Commit, GroupCommit
 from commitlog.doorbell import Doorbell
-from commitlog.files import PartitionFiles
 from commitlog.journal import Change, Journal, JournalBatch, encode_body
 from commitlog.partition import Partition, TakenBatch
-from commitlog.partitioner import partition_for_key
 from commitlog.recovery import Recovered, recover, start_journal
 from commitlog.report import RecoveryReport
+from commitlog.requests import FutureWaiter, change_bytes, record_bytes, resolve
 from commitlog.settings import LogSettings
 from commitlog.stats import LogStats
 from commitlog.storage import LOG_DIR, RUN_DIR, Storage
 from commitlog.tables import LiveTables
+from commitlog.topics import Topics
 from commitlog.watermarks import HEARTBEAT_MS, WatermarkWriter
-from commitlog.windows import WINDOWS_TABLE, OpenWindow, last_window, window_change
+from commitlog.windows import WINDOWS_TABLE, window_change
 from core.clock import Clock
-from core.errors import BadRequestError, NotFoundError, UnavailableError
+from core.errors import BadRequestError, UnavailableError
 from core.threads import SerialThread
-
-_TOPIC_NAME: Final = re.compile(rf"[a-zA-Z0-9._-]{{1,{MAX_TOPIC_NAME_CHARS}}}\Z")
-_RECORD_OVERHEAD_BYTES: Final = 64  # generous: what a record takes in a batch beyond its key, value and headers
-_HEADER_OVERHEAD_BYTES: Final = 10  # two lengths of at most five bytes each
-
-
-@dataclass(slots=True)
-class _Topic:
-    info: TopicInfo
-    partitions: list[Partition]
-    window: OpenWindow
-    bytes_since_roll: int = 0
-
 
 _Roll = tuple[str, str, asyncio.Future[ClosedWindow | None]]
 
@@ -90,7 +73,6 @@ class EmbeddedLog:
         self._failed: Exception | None = None
         self._closed = False
         self._creating = asyncio.Lock()
-        self._topics: dict[str, _Topic] = {}
         self._opened: list[Partition] = []
         self._changes: list[Change] = []
         self._rolls: list[_Roll] = []
@@ -111,8 +93,10 @@ class EmbeddedLog:
         self.when_clear = self._commits.when_clear
         self._segment_thread = SerialThread("segments", self._fail)
         run_dir = data_dir / RUN_DIR
-        self._capacity = max(settings.max_topics * max(settings.partitions, 8), len(recovered.files))
-        self._marks = WatermarkWriter(run_dir, boot_id=bytes.fromhex(self.boot_id), capacity=self._capacity)
+        capacity = max(settings.max_topics * max(settings.partitions, 8), len(recovered.files))
+        self._topics = Topics(max_topics=settings.max_topics, max_partitions=capacity, opened=self._opened)
+        self._topics.adopt(recovered.files, self._tables.rows(WINDOWS_TABLE), self.now_ms())
+        self._marks = WatermarkWriter(run_dir, boot_id=bytes.fromhex(self.boot_id), capacity=capacity)
         self._segments = SegmentWriter(
             storage,
             data_dir / LOG_DIR,
@@ -123,7 +107,6 @@ class EmbeddedLog:
             marks=self._marks,
             doorbell=Doorbell(run_dir),
         )
-        self._adopt(recovered.files)
         self._segments.publish_all()
         self._beat_timer = self._loop.call_soon(self._beat)
 
@@ -179,7 +162,7 @@ class EmbeddedLog:
 
     def partitions(self, topic: str) -> Sequence[Partition]:
         """See `Appender.partitions`."""
-        return self._topic(topic).partitions
+        return self._topics.named(topic).partitions
 
     def now_ms(self) -> int:
         """See `Appender.now_ms`."""
@@ -199,25 +182,27 @@ class EmbeddedLog:
             if known is not None:
                 return known.info
             count = self._settings.partitions if partitions is None else partitions
-            self._check_new_topic(name, count)
+            self._topics.check_new(name, count)
             self._check()  # again: the log may have failed or been closed while others made theirs
             info = TopicInfo(name=name, topic_id=secrets.token_hex(16), partitions=count)
             made: asyncio.Future[None] = self._promise()
-            self._segment_thread.submit(lambda: self._segments.create_topic(info), lambda _: _resolve(made, None))
+            self._segment_thread.submit(lambda: self._segments.create_topic(info), lambda _: resolve(made, None))
             await made
-            self._add_topic(info, [0] * count, [0] * count)
+            zeros = [0] * count
+            windows = self._tables.rows(WINDOWS_TABLE)
+            self._topics.add(info, next_offsets=zeros, log_starts=zeros, windows=windows, now_ms=self.now_ms())
             return info
 
     async def append(self, records: Sequence[NewRecord], changes: Sequence[TableChange] = ()) -> Sequence[Position]:
         """See `Log.append`."""
-        size = sum(map(_record_bytes, records)) + sum(map(_change_bytes, changes))
+        size = sum(map(record_bytes, records)) + sum(map(change_bytes, changes))
         limit = self._settings.pending_bytes // 2  # on top of what may be pending: half the journal, wrap included
         if size > limit:
             raise BadRequestError(
                 f"{size} bytes in one append, the limit is {limit}",
                 mend="append in smaller pieces, or raise log.pending_bytes and log.journal_size",
             )
-        targets = [self._target(record) for record in records]
+        targets = [self._topics.target(record) for record in records]
         while self.congested:
             await self._clear()
         self._check()
@@ -232,7 +217,7 @@ class EmbeddedLog:
         ]
         for change in changes:
             self._change((change.table, change.key, change.value))
-        waiter = _FutureWaiter(self._loop.create_future())
+        waiter = FutureWaiter(self._loop.create_future())
         self.appended(max(1, len(records)), size, waiter)
         await waiter.future
         return positions
@@ -240,7 +225,7 @@ class EmbeddedLog:
     async def _clear(self) -> None:
         """Wait until the log is no longer congested."""
         clear: asyncio.Future[None] = self._promise()
-        self.when_clear(lambda: _resolve(clear, None))
+        self.when_clear(lambda: resolve(clear, None))
         await clear
 
     async def rows(self, table: str) -> Mapping[str, Any]:
@@ -250,7 +235,7 @@ class EmbeddedLog:
     async def roll(self, topic: str, reason: str) -> ClosedWindow | None:
         """See `Log.roll`."""
         self._check()
-        self._topic(topic)
+        self._topics.named(topic)
         rolled: asyncio.Future[ClosedWindow | None] = self._promise()
         self._rolls.append((topic, reason, rolled))
         self._commits.start()
@@ -260,11 +245,11 @@ class EmbeddedLog:
 
     def topics(self) -> Sequence[TopicInfo]:
         """Every topic."""
-        return [topic.info for topic in self._topics.values()]
+        return [topic.info for topic in self._topics]
 
     def bytes_since_roll(self, topic: str) -> int:
         """About how many bytes a topic has taken in since its last window closed."""
-        return self._topic(topic).bytes_since_roll
+        return self._topics.named(topic).bytes_since_roll
 
     @property
     def journal_bytes_written(self) -> int:
@@ -332,10 +317,10 @@ class EmbeddedLog:
         answers: list[tuple[asyncio.Future[ClosedWindow | None], ClosedWindow | None]] = []
         rolls, self._rolls = self._rolls, []
         for name, reason, future in rolls:
-            topic = self._topics[name]
+            topic = self._topics.named(name)
             window = topic.window.close([p.next_offset for p in topic.partitions], self.now_ms(), reason)
             if window is None:
-                _resolve(future, None)
+                resolve(future, None)
                 continue
             self._change(window_change(window))
             windows.append(window)
@@ -356,10 +341,10 @@ class EmbeddedLog:
         batches: list[TakenBatch] = []
         for partition in self._unflushed:
             if partition.segment_batch_count:
-                self._topics[partition.topic].bytes_since_roll += partition.segment_batch_bytes
+                self._topics.named(partition.topic).bytes_since_roll += partition.segment_batch_bytes
                 batches.append(partition.take_segment_batch())
         for window in windows:
-            self._topics[window.topic].bytes_since_roll = 0
+            self._topics.named(window.topic).bytes_since_roll = 0
         self._unflushed.clear()
         changes, self._unflushed_changes = self._unflushed_changes, []
         self._last_flush_s = self._loop.time()
@@ -415,101 +400,11 @@ class EmbeddedLog:
         if self._closed:
             raise UnavailableError("the log is closed")
 
-    # -- topics and tables
-
-    def _topic(self, name: str) -> _Topic:
-        topic = self._topics.get(name)
-        if topic is None:
-            raise NotFoundError(f"there is no topic {name!r}", mend=f"one of {', '.join(sorted(self._topics))}")
-        return topic
-
-    def _check_new_topic(self, name: str, partitions: int) -> None:
-        if not _TOPIC_NAME.match(name) or name in (".", ".."):
-            raise BadRequestError(f"{name!r} is not a topic name", mend="1 to 249 of: letters, digits, `.`, `_`, `-`")
-        if partitions < 1:
-            raise BadRequestError(f"topic {name!r} with {partitions} partitions", mend="one or more")
-        have = sum(len(topic.partitions) for topic in self._topics.values())
-        if len(self._topics) >= self._settings.max_topics or have + partitions > self._capacity:
-            raise BadRequestError(
-                f"there are {len(self._topics)} topics with {have} partitions; there is no room for {name!r}",
-                mend="raise log.max_topics",
-            )
-
-    def _adopt(self, recovered: Sequence[PartitionFiles]) -> None:
-        """Take over the topics that recovery found."""
-        groups: dict[str, list[PartitionFiles]] = {}
-        for files in recovered:
-            groups.setdefault(files.topic.name, []).append(files)
-        for group in groups.values():
-            self._add_topic(group[0].topic, [f.next_offset for f in group], [f.log_start for f in group])
-
-    def _add_topic(self, info: TopicInfo, next_offsets: Sequence[int], log_starts: Sequence[int]) -> None:
-        topic_id = bytes.fromhex(info.topic_id)
-        before = last_window(self._tables.rows(WINDOWS_TABLE), info.topic_id)
-        self._topics[info.name] = _Topic(
-            info,
-            [Partition(info.name, topic_id, p, offset, self._opened) for p, offset in enumerate(next_offsets)],
-            OpenWindow(info, before, log_starts, self.now_ms()),
-        )
-
-    def _target(self, record: NewRecord) -> Partition:
-        partitions = self._topic(record.topic).partitions
-        if record.partition is None:
-            return partitions[partition_for_key(record.key, len(partitions))]
-        if not 0 <= record.partition < len(partitions):
-            raise NotFoundError(f"topic {record.topic!r} has no partition {record.partition}")
-        return partitions[record.partition]
-
     def _change(self, change: Change) -> None:
         self._tables.apply(change)
         self._changes.append(change)
 
 
-class _FutureWaiter:
-    """A waiter for code that awaits."""
-
-    __slots__ = ("future",)
-
-    def __init__(self, future: asyncio.Future[None]) -> None:
-        self.future = future
-
-    def committed(self, token: Any) -> None:
-        """See `Waiter.committed`."""
-        if not self.future.done():
-            self.future.set_result(None)
-
-    def failed(self, token: Any) -> None:
-        """See `Waiter.failed`."""
-        if not self.future.done():
-            self.future.set_exception(UnavailableError("the log failed before this was durable"))
-
-
-def _record_bytes(record: NewRecord) -> int:
-    """About what a record takes in a batch. Raises BadRequestError for one that a batch cannot hold."""
-    parts = [record.value, record.key, *(value for _, value in record.headers)]
-    try:
-        names = sum(len(name.encode()) for name, _ in record.headers)
-    except (AttributeError, UnicodeEncodeError) as error:
-        raise BadRequestError(f"a record header's name is not text: {error}") from error
-    if record.value is None or not all(part is None or isinstance(part, bytes) for part in parts):
-        raise BadRequestError("a record's key, value and header values are bytes")
-    lengths = _HEADER_OVERHEAD_BYTES * len(record.headers) + names + sum(len(part or b"") for part in parts)
-    return _RECORD_OVERHEAD_BYTES + lengths
-
-
-def _change_bytes(change: TableChange) -> int:
-    """What a table change takes in the journal. Raises BadRequestError for a value that msgpack does not carry."""
-    try:
-        return _RECORD_OVERHEAD_BYTES + len(msgspec.msgpack.encode((change.table, change.key, change.value)))
-    except (TypeError, ValueError) as error:
-        raise BadRequestError(f"the row {change.key!r} of table {change.table!r} cannot be kept: {error}") from error
-
-
 def _answer(answers: Sequence[tuple[asyncio.Future[ClosedWindow | None], ClosedWindow | None]]) -> None:
     for future, window in answers:
-        _resolve(future, window)
-
-
-def _resolve(future: asyncio.Future[Any], result: object) -> None:
-    if not future.done():  # it may have failed with the log, or its caller may have gone
-        future.set_result(result)
+        resolve(future, window)

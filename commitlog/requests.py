@@ -1,0 +1,60 @@
+"""What `Log.append` needs around an append: sizes and checks of what is asked for, a waiter for code that awaits."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+import msgspec
+
+from commitlog.base import NewRecord, TableChange
+from core.errors import BadRequestError, UnavailableError
+
+_RECORD_OVERHEAD_BYTES: Final = 64  # generous: what a record takes in a batch beyond its key, value and headers
+_HEADER_OVERHEAD_BYTES: Final = 10  # two lengths of at most five bytes each
+
+
+class FutureWaiter:
+    """A waiter for code that awaits."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, future: asyncio.Future[None]) -> None:
+        self.future = future
+
+    def committed(self, token: Any) -> None:
+        """See `Waiter.committed`."""
+        if not self.future.done():
+            self.future.set_result(None)
+
+    def failed(self, token: Any) -> None:
+        """See `Waiter.failed`."""
+        if not self.future.done():
+            self.future.set_exception(UnavailableError("the log failed before this was durable"))
+
+
+def record_bytes(record: NewRecord) -> int:
+    """About what a record takes in a batch. Raises BadRequestError for one that a batch cannot hold."""
+    parts = [record.value, record.key, *(value for _, value in record.headers)]
+    try:
+        names = sum(len(name.encode()) for name, _ in record.headers)
+    except (AttributeError, UnicodeEncodeError) as error:
+        raise BadRequestError(f"a record header's name is not text: {error}") from error
+    if record.value is None or not all(part is None or isinstance(part, bytes) for part in parts):
+        raise BadRequestError("a record's key, value and header values are bytes")
+    lengths = _HEADER_OVERHEAD_BYTES * len(record.headers) + names + sum(len(part or b"") for part in parts)
+    return _RECORD_OVERHEAD_BYTES + lengths
+
+
+def change_bytes(change: TableChange) -> int:
+    """What a table change takes in the journal. Raises BadRequestError for a value that msgpack does not carry."""
+    try:
+        return _RECORD_OVERHEAD_BYTES + len(msgspec.msgpack.encode((change.table, change.key, change.value)))
+    except (TypeError, ValueError) as error:
+        raise BadRequestError(f"the row {change.key!r} of table {change.table!r} cannot be kept: {error}") from error
+
+
+def resolve(future: asyncio.Future[Any], result: object) -> None:
+    """Give a future its result unless it is done."""
+    if not future.done():  # it may have failed with the log, or its caller may have gone
+        future.set_result(result)

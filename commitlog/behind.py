@@ -144,7 +144,7 @@ class SegmentWriter:
                 tables=dict(self._tables.snapshots),
             ),
         )
-        for name in before - set(self._tables.snapshots.values()):
+        for name in sorted(before - set(self._tables.snapshots.values())):
             self._storage.remove(tables_dir / name)
         self._journal.release(self._position)
         self._checkpoint_position = self._position

@@ -23,7 +23,7 @@ from commitlog.partition import TakenBatch
 from commitlog.settings import LogSettings
 from commitlog.stats import LogStats
 from core.tasks import log_unexpected
-from core.threads import SerialThread
+from core.threads import Threads
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,6 +47,7 @@ class GroupCommit:
         settings: LogSettings,
         stats: LogStats,
         *,
+        threads: Threads,
         take: Callable[[], Commit],
         write: Callable[[Commit], None],
         durable: Callable[[Commit], None],
@@ -61,7 +62,7 @@ class GroupCommit:
         self._write = write
         self._durable = durable
         self._loop = asyncio.get_running_loop()
-        self._thread = SerialThread("journal", on_error)
+        self._thread = threads.worker("journal", on_error)
         self._waiters: list[tuple[Waiter, Any]] = []
         self._resume: deque[Callable[[], None]] = deque()
         self._pending_records = self._pending_bytes = 0

@@ -40,7 +40,7 @@ from commitlog.watermarks import HEARTBEAT_MS, WatermarkWriter
 from commitlog.windows import WINDOWS_TABLE, window_change
 from core.clock import Clock
 from core.errors import BadRequestError, UnavailableError
-from core.threads import SerialThread
+from core.threads import SystemThreads, Threads
 
 _Roll = tuple[str, str, asyncio.Future[ClosedWindow | None]]
 
@@ -57,6 +57,7 @@ class EmbeddedLog:
         clock: Clock,
         storage: Storage,
         on_failure: Callable[[Exception], None],
+        threads: Threads,
     ) -> None:
         """Use `open`."""
         self.report: RecoveryReport = recovered.report
@@ -76,14 +77,15 @@ class EmbeddedLog:
         self._opened: list[Partition] = []
         self._changes: list[Change] = []
         self._rolls: list[_Roll] = []
-        self._promises: set[asyncio.Future[Any]] = set()
-        self._unflushed: set[Partition] = set()
+        self._promises: dict[asyncio.Future[Any], None] = {}
+        self._unflushed: dict[Partition, None] = {}  # a set that keeps its order: the same run twice writes the same
         self._unflushed_changes: list[Change] = []
         self._last_flush_s = self._loop.time()
         self._flush_timer: asyncio.TimerHandle | None = None
         self._commits = GroupCommit(
             settings,
             self.stats,
+            threads=threads,
             take=self._take,
             write=self._write,
             durable=self._durable,
@@ -91,7 +93,7 @@ class EmbeddedLog:
         )
         self.appended = self._commits.appended  # bound directly: called once per chunk by every listener
         self.when_clear = self._commits.when_clear
-        self._segment_thread = SerialThread("segments", self._fail)
+        self._segment_thread = threads.worker("segments", self._fail)
         run_dir = data_dir / RUN_DIR
         capacity = max(settings.max_topics * max(settings.partitions, 8), len(recovered.files))
         self._topics = Topics(max_topics=settings.max_topics, max_partitions=capacity, opened=self._opened)
@@ -119,17 +121,20 @@ class EmbeddedLog:
         clock: Clock,
         storage: Storage,
         on_failure: Callable[[Exception], None],
+        threads: Threads | None = None,
     ) -> EmbeddedLog:
         """Recover what is there and be ready to append.
 
         `on_failure` is called once when the disk failed under a running log; the owner then closes its sessions and
-        ends the process. Raises OSError when the disk fails now.
+        ends the process. `threads` is where the disk is worked on. Raises OSError when the disk fails now.
         """
         log_dir = data_dir / LOG_DIR
         storage.make_dir(data_dir / RUN_DIR)
-        recovered = await asyncio.to_thread(recover, storage, log_dir, settings)
-        journal = await asyncio.to_thread(start_journal, storage, log_dir, settings, recovered)
-        return cls(recovered, journal, data_dir, settings, clock, storage, on_failure)
+        threads = threads or SystemThreads()
+        released = threads.latch()
+        recovered = await threads.run(lambda: recover(storage, log_dir, settings))
+        journal = await threads.run(lambda: start_journal(storage, log_dir, settings, recovered, released))
+        return cls(recovered, journal, data_dir, settings, clock, storage, on_failure, threads)
 
     async def close(self) -> None:
         """Commit and flush what is open, checkpoint as closed in order, release everything."""
@@ -271,7 +276,7 @@ class EmbeddedLog:
     def _take(self) -> Commit:
         """Everything open, and the flush if one is due, ending where this commit ends."""
         batches = [partition.take_journal_batch() for partition in self._opened]
-        self._unflushed.update(self._opened)
+        self._unflushed.update(dict.fromkeys(self._opened))
         self._opened.clear()
         windows, answer = self._close_windows()
         changes, self._changes = self._changes, []
@@ -387,8 +392,8 @@ class EmbeddedLog:
     def _promise(self) -> asyncio.Future[Any]:
         """A future that fails with the log, so that nobody waits for what will not come."""
         promise: asyncio.Future[Any] = self._loop.create_future()
-        self._promises.add(promise)
-        promise.add_done_callback(self._promises.discard)
+        self._promises[promise] = None
+        promise.add_done_callback(self._promises.pop)
         return promise
 
     def _unavailable(self) -> UnavailableError:

@@ -23,7 +23,6 @@ never spans the end of the file.
 from __future__ import annotations
 
 import struct
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ import google_crc32c
 import msgspec
 
 from commitlog.storage import Bytes, Storage, StorageFile
+from core.threads import Latch, SystemThreads
 
 ENTRY_HEADER: Final = struct.Struct(">IIQQ")
 BATCH_SECTION: Final = struct.Struct(">B16sII")
@@ -106,7 +106,17 @@ def decode_body(body: bytes) -> tuple[list[JournalBatch], list[Change]]:
 class Journal:
     """Writes entries. Used by one thread at a time; `release` may be called from another."""
 
-    def __init__(self, file: StorageFile, *, size: int, journal_id: int, sequence: int, head: int = 0) -> None:
+    def __init__(
+        self,
+        file: StorageFile,
+        *,
+        size: int,
+        journal_id: int,
+        sequence: int,
+        head: int = 0,
+        released: Latch | None = None,
+    ) -> None:
+        """`released`: what `wait_for_room` blocks on."""
         self._file = file
         self._size = size
         self.journal_id = journal_id
@@ -114,7 +124,7 @@ class Journal:
         self.head = head
         self.tail = head
         self.bytes_written = 0
-        self._released = threading.Event()
+        self._released = released or SystemThreads().latch()
         self._given_up = False
 
     @property

@@ -27,6 +27,7 @@ from commitlog.segment import Segment, base_offsets
 from commitlog.settings import LogSettings
 from commitlog.storage import TEMPORARY_SUFFIX, Storage, parse_partition_dir_name, partition_dir_name
 from commitlog.tables import TABLES_DIR, CommittedTables, SnapshotError, remove_unnamed_snapshots
+from core.threads import Latch
 
 
 @dataclass(slots=True, kw_only=True)
@@ -80,7 +81,9 @@ def recover(storage: Storage, log_dir: Path, settings: LogSettings) -> Recovered
     )
 
 
-def start_journal(storage: Storage, log_dir: Path, settings: LogSettings, recovered: Recovered) -> Journal:
+def start_journal(
+    storage: Storage, log_dir: Path, settings: LogSettings, recovered: Recovered, released: Latch | None = None
+) -> Journal:
     """Move the checkpoint past everything recovered, then open the journal anew under the new id.
 
     In this order: should a crash come between, the old journal is no longer needed. Raises OSError.
@@ -100,7 +103,9 @@ def start_journal(storage: Storage, log_dir: Path, settings: LogSettings, recove
     write_checkpoint(storage, log_dir, checkpoint)
     size = settings.journal_size_bytes
     file = preallocate(storage, log_dir / JOURNAL_NAME, size)
-    return Journal(file, size=size, journal_id=recovered.journal_id, sequence=recovered.next_sequence)
+    return Journal(
+        file, size=size, journal_id=recovered.journal_id, sequence=recovered.next_sequence, released=released
+    )
 
 
 def _checkpoint(storage: Storage, log_dir: Path, settings: LogSettings, report: RecoveryReport) -> Checkpoint | None:

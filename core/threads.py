@@ -1,4 +1,4 @@
-"""A thread that does one thing after another for an event loop."""
+"""Threads as a parameter: what needs one is handed `Threads`, so that tests can decide who runs when."""
 
 from __future__ import annotations
 
@@ -6,9 +6,57 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
+
+
+class Worker(Protocol):
+    """Does one thing after another for an event loop."""
+
+    def submit(self, work: Callable[[], T], done: Callable[[T], None] | None = None) -> None:
+        """Run `work()` after everything submitted before, then `done(its result)` on the loop."""
+        ...
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """The result of `work()`, run after everything submitted before."""
+        ...
+
+    async def close(self) -> None:
+        """Wait until all submitted work is done, and end."""
+        ...
+
+
+class Latch(Protocol):
+    """What a worker may block on; `threading.Event` is one."""
+
+    def set(self) -> None:
+        """Let those on who wait."""
+        ...
+
+    def clear(self) -> None:
+        """From now on, have them wait."""
+        ...
+
+    def wait(self) -> bool:
+        """Block until it is set."""
+        ...
+
+
+class Threads(Protocol):
+    """Where work goes that would block the event loop."""
+
+    def worker(self, name: str, on_error: Callable[[Exception], None]) -> Worker:
+        """A worker; its first exception ends it and is given to `on_error` on the loop."""
+        ...
+
+    def latch(self) -> Latch:
+        """A latch that is not set."""
+        ...
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """The result of a single piece of work, or its exception."""
+        ...
 
 
 class SerialThread:
@@ -52,3 +100,19 @@ class SerialThread:
                 return
             if done is not None:
                 self._loop.call_soon_threadsafe(done, result)
+
+
+class SystemThreads:
+    """The operating system's threads."""
+
+    def worker(self, name: str, on_error: Callable[[Exception], None]) -> Worker:
+        """See `Threads.worker`."""
+        return SerialThread(name, on_error)
+
+    def latch(self) -> Latch:
+        """See `Threads.latch`."""
+        return threading.Event()
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """See `Threads.run`."""
+        return await asyncio.to_thread(work)

@@ -5,9 +5,10 @@ given *flushes* in commit order: the records and table changes of all commits si
 durable in the journal. After a flush the records are readable; after a checkpoint the journal's space is free again.
 
 Numbered steps of a flush, each of which a crash may follow without harm, because the journal still holds everything:
-1. write each partition's batch to its active segment; 2. apply the table changes; 3. for each closed window, sync and
-close the topic's segments; 4. when it is time (or a window closed), checkpoint: sync segments, write changed tables,
-replace the checkpoint file, release journal space; 5. publish watermarks and ring.
+1. write each partition's batch to its active segment; 2. apply the table changes; 3. publish watermarks: before any window, so
+that nobody sees one whose records he may not read yet; 4. for each closed window, sync and close the topic's segments;
+5. when it is time (or a window closed), checkpoint: sync segments, write changed tables, replace the checkpoint file,
+release journal space, and tell readers of it; 6. ring.
 """
 
 from __future__ import annotations
@@ -107,13 +108,13 @@ class SegmentWriter:
         self._position, self._next_sequence = flush.position, flush.next_sequence
         self._last_timestamp_ms = flush.last_timestamp_ms
         self._behind_checkpoint = True
+        self._marks.publish([(f.topic, f.partition, f.watermark()) for f in touched])
         for window in flush.windows:
             for partition in window.offsets:
                 self._files[(bytes.fromhex(window.topic_id), partition)].close_segment()
-        checkpointed = self._checkpoint_due(bool(flush.windows))
-        if checkpointed:
+        if self._checkpoint_due(bool(flush.windows)):
             self.checkpoint()
-        self._marks.publish([(f.topic, f.partition, f.watermark()) for f in touched], checkpoint=checkpointed)
+            self._marks.publish([], checkpoint=True)
         self._doorbell.ring()
 
     def checkpoint_if_due(self) -> None:

@@ -51,7 +51,9 @@ def recover(storage: Storage, log_dir: Path, settings: LogSettings) -> Recovered
     storage.sync_dir(log_dir.parent)
     # 1. The checkpoint: from where to look.
     checkpoint = _checkpoint(storage, log_dir, settings, report)
-    # 2. Leftovers of writes that a crash interrupted.
+    # 2. Leftovers of writes that a crash interrupted. The checkpoint just read may be one that a killed process renamed
+    # and did not live to sync: what only the one before it needs goes after that one can no longer come back.
+    storage.sync_dir(log_dir)
     _remove_leftovers(storage, log_dir)
     remove_unnamed_snapshots(storage, log_dir, list(checkpoint.tables.values()) if checkpoint else [])
     # 3. State tables as of the checkpoint.
@@ -212,6 +214,8 @@ def _partition(
         next_offset, last = _recover_segment(active, topic, index, point, next_offset, report)
         if last is not None:
             newest_ms, leader_epoch = max(newest_ms, last.max_timestamp_ms), max(leader_epoch, last.leader_epoch)
+    if active is not None and not _stands_at(active, point):
+        active.write_again()
     files = PartitionFiles(
         storage,
         directory,

@@ -47,6 +47,7 @@ class Segment:
         self.log_bytes = 0
         self.index_bytes = 0
         self.timeindex_bytes = 0
+        self._walked_from = 0
 
     def append(self, batch: Bytes, last_offset: int, max_timestamp_ms: int) -> None:
         """Write a finished batch at the end. Raises OSError: then what is on disk after `log_bytes` is unknown."""
@@ -76,6 +77,7 @@ class Segment:
         if point is None or not self._resume(*point):
             self._builder = IndexBuilder(self.base_offset)
             self.log_bytes = self.index_bytes = self.timeindex_bytes = 0
+        self._walked_from = self.log_bytes
         headers = scan(self._log, self.log_bytes)
         for header in headers:
             self._note(self.log_bytes, header.size_bytes, header.last_offset, header.max_timestamp_ms)
@@ -83,6 +85,15 @@ class Segment:
         self._index.truncate(self.index_bytes)
         self._timeindex.truncate(self.timeindex_bytes)
         return headers
+
+    def write_again(self) -> None:
+        """Write once more what `recover` walked, so that the next sync is about it.
+
+        A sync that failed in the life before may have left these bytes readable and yet not on disk: Linux then takes
+        the pages for clean, and a sync that succeeds later says nothing of them.
+        """
+        for at in range(self._walked_from, self.log_bytes, _SCAN_BYTES):
+            self._log.write(self._log.read(min(_SCAN_BYTES, self.log_bytes - at), at), at)
 
     def _resume(self, log_bytes: int, index_bytes: int, timeindex_bytes: int) -> bool:
         """Go on at sizes known to be durable; False if the files are not that long."""

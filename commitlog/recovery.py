@@ -252,7 +252,7 @@ def _recover_segment(
     known = point is not None and point.segment == segment.base_offset
     sizes = (point.log_bytes, point.index_bytes, point.timeindex_bytes) if known and point is not None else None
     had_bytes = segment.file_bytes
-    headers = segment.recover(sizes)
+    headers = segment.recover(sizes, None if point is None else max(next_offset, segment.base_offset))
     end = headers[-1].last_offset + 1 if headers else next_offset
     if had_bytes > segment.log_bytes:
         reason = f"{had_bytes - segment.log_bytes} bytes after the last whole batch of segment {segment.base_offset}"

@@ -67,18 +67,20 @@ class Segment:
             self._timeindex.write(time_bytes, self.timeindex_bytes)
             self.timeindex_bytes += len(time_bytes)
 
-    def recover(self, point: tuple[int, int, int] | None) -> list[BatchHeader]:
+    def recover(self, point: tuple[int, int, int] | None, next_offset: int | None = None) -> list[BatchHeader]:
         """Find the valid end, cut what follows it, mend the indexes. Returns the headers of the batches walked.
 
         `point` is (log, index, timeindex) bytes known to be durable: only what follows is walked. Without it, or when
         a file is shorter than that, the whole segment is walked and both indexes are made anew. The valid end is
-        before the first batch that is incomplete or damaged.
+        before the first batch that is incomplete or damaged. `next_offset`: what has to follow the durable bytes,
+        without a hole; None where holes may be.
         """
         if point is None or not self._resume(*point):
+            next_offset = None if point is not None else next_offset
             self._builder = IndexBuilder(self.base_offset)
             self.log_bytes = self.index_bytes = self.timeindex_bytes = 0
         self._walked_from = self.log_bytes
-        headers = scan(self._log, self.log_bytes)
+        headers = scan(self._log, self.log_bytes, next_offset)
         for header in headers:
             self._note(self.log_bytes, header.size_bytes, header.last_offset, header.max_timestamp_ms)
         self._log.truncate(self.log_bytes)
@@ -132,8 +134,12 @@ class Segment:
         self._timeindex.close()
 
 
-def scan(file: StorageFile, start: int = 0) -> list[BatchHeader]:
-    """Headers of the valid batches from a position on, ending at the first that is torn or damaged."""
+def scan(file: StorageFile, start: int = 0, next_offset: int | None = None) -> list[BatchHeader]:
+    """Headers of the valid batches from a position on, ending at the first that is torn or damaged.
+
+    With `next_offset` also at the first that does not follow the one before: the base offset is not in the CRC, so a
+    batch whose first bytes fell to a torn write looks whole but for that.
+    """
     headers: list[BatchHeader] = []
     position = start
     buffer, buffer_at = b"", start
@@ -153,8 +159,10 @@ def scan(file: StorageFile, start: int = 0) -> list[BatchHeader]:
                 return headers  # nothing more to read: the batch is cut off
             buffer, buffer_at = fresh, position
             continue
-        if header.base_offset <= last_offset or not check_crc(buffer[at : at + header.size_bytes], header):
+        follows = header.base_offset > last_offset if next_offset is None else header.base_offset == next_offset
+        if not follows or not check_crc(buffer[at : at + header.size_bytes], header):
             return headers
         headers.append(header)
         last_offset = header.last_offset
+        next_offset = None if next_offset is None else last_offset + 1
         position += header.size_bytes

@@ -19,6 +19,7 @@ from commitlog.batch import BatchHeader
 from commitlog.checkpoint import Checkpoint, CheckpointError, PartitionPoint, read_checkpoint, write_checkpoint
 from commitlog.files import PartitionFiles
 from commitlog.journal import Journal, preallocate
+from commitlog.journal_settle import settle_journal
 from commitlog.metadata import read_metadata, write_metadata
 from commitlog.replay import JOURNAL_NAME, replay
 from commitlog.report import Cut, RecoveryReport
@@ -62,6 +63,7 @@ def recover(storage: Storage, log_dir: Path, settings: LogSettings) -> Recovered
     files = _partitions(storage, log_dir, settings, checkpoint, report)
     last_timestamp_ms = max([checkpoint.last_timestamp_ms if checkpoint else 0, *(f.newest_ms for f in files)])
     # 5. What the journal holds beyond that: acknowledged, but not yet in segments.
+    settle_journal(storage, log_dir / JOURNAL_NAME, checkpoint)
     next_sequence, newest_ms = replay(
         storage, log_dir, checkpoint, [recovered.files for recovered in files], tables, report
     )

@@ -54,14 +54,14 @@ class SimClock:
         return int(self.loop.now_s * 1000) + 1
 
 
-class SilentBell:
-    """Takes the place of the doorbell: nobody sleeps in a simulation."""
+class SimBell:
+    """Takes the place of the doorbell: wakes the reader of the simulation."""
 
-    def __init__(self, _run_dir: Path) -> None:
-        self.rings = 0
+    def __init__(self) -> None:
+        self.rung = asyncio.Event()
 
     def ring(self) -> None:
-        self.rings += 1
+        self.rung.set()
 
     def close(self) -> None:
         return
@@ -124,6 +124,7 @@ class Simulation:
         self._breakage = breakage
         self._settings = some_settings(self.rng)
         self._loop = SimLoop(self.rng)
+        self.bell = SimBell()
         self._crash_in = self._fault_in = 0  # calls until then; 0: never
         self._slow = 0.0
         self._faulted = False
@@ -143,12 +144,11 @@ class Simulation:
     def gate(self, operation: str, path: Path) -> Fate:
         """In front of each call: others may run, time may pass, and this may be the call that fails or the last."""
         self.outcome.calls += 1
-        note = f"{self._loop.now_s:.6f} {operation} {path.relative_to(self.data_dir)}"
+        note = f"{self._loop.now_s:.6f} {operation} {str(path)[len(str(self.data_dir)) + 1 :]}"
         self.recent.append(note)
         self.outcome.trace = zlib.crc32(note.encode(), self.outcome.trace)
-        if self.rng.random() < 0.3:
-            slow = self.rng.random() < self._slow
-            self._loop.threads.pause(self.rng.uniform(0.001, 0.2) if slow else 0.0)
+        if self.rng.random() < (0.7 if operation == "sync" else 0.2):
+            self._loop.threads.pause(self._delay_s(operation))
         if self._crash_in:
             self._crash_in -= 1
             if not self._crash_in:
@@ -162,6 +162,12 @@ class Simulation:
                     return Fate(error=error)
                 self._fault_in = 1  # a full disk shows at the next call that needs space
         return GO
+
+    def _delay_s(self, operation: str) -> float:
+        """Mostly the time of a flash disk; a slow one stalls now and then."""
+        if self.rng.random() < self._slow:
+            return self.rng.uniform(0.01, 0.3)
+        return self.rng.choice((0.0, 0.0005, 0.003)) if operation == "sync" else 0.0
 
     # -- one life
 
@@ -186,6 +192,7 @@ class Simulation:
         self._loop.discard()
         self._loop = SimLoop(self.rng, self._loop.now_s + 1)
         self.clock.loop = self._loop
+        self.bell = SimBell()
         self._opened = self._faulted = False
         self._crash_in = self._fault_in = 0
         self._slow = self.rng.choice((0.0, 0.0, 0.05))
@@ -268,8 +275,11 @@ class Simulation:
 
     async def _watcher(self, reader: FileLogReader) -> None:
         for _ in range(10_000):
+            await self.bell.rung.wait()
+            self.bell.rung.clear()
+            if self.rng.random() < 0.5:  # others are slow to wake
+                await asyncio.sleep(self.rng.choice((0.0, 0.004, 0.05)))
             watch(reader, self.model)
-            await asyncio.sleep(self.rng.choice((0.0, 0.004, 0.05)))
 
     async def _client(self, log: EmbeddedLog) -> None:
         with contextlib.suppress(UnavailableError):
@@ -374,13 +384,14 @@ def some_settings(rng: random.Random) -> LogSettings:
 
 
 @contextmanager
-def seeded_ids(rng: random.Random) -> Iterator[None]:
-    """Ids come from the seed, too."""
+def simulated(simulation: Simulation) -> Iterator[None]:
+    """Ids come from the seed, too, and the doorbell is the simulation's."""
+    rng = simulation.rng
     with (
         patch.object(secrets, "token_hex", lambda size: rng.randbytes(size).hex()),
         patch.object(secrets, "token_bytes", rng.randbytes),
         patch.object(secrets, "randbits", rng.getrandbits),
-        patch.object(commitlog.embedded, "Doorbell", SilentBell),
+        patch.object(commitlog.embedded, "Doorbell", lambda _run_dir: simulation.bell),
     ):
         yield
 
@@ -391,7 +402,7 @@ def run_seed(seed: int, data_dir: Path, breakage: Breakage | None = None) -> Out
     (data_dir / RUN_DIR).mkdir(parents=True)
     simulation = Simulation(seed, data_dir, breakage)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(seeded_ids(simulation.rng))
+        stack.enter_context(simulated(simulation))
         for name, value in breakage.patches.items():
             stack.enter_context(patch(name, value))
         try:

@@ -1,0 +1,62 @@
+"""Logs broken on purpose, each in one place, to show that the seeds would find it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from commitlog.commit import Commit
+from commitlog.embedded import EmbeddedLog
+from commitlog.journal import Journal
+from tests.commitlog.sim.sim_disk import SimStorage
+from tests.commitlog.sim.sim_lives import Breakage
+
+
+class AckBeforeSyncJournal(Journal):
+    """Says that an entry is durable when it is written, and syncs it together with the next one."""
+
+    def write(self, body: bytes) -> tuple[int, int]:
+        file, self._file = self._file, _Unsynced(self._file)
+        try:
+            file.sync()
+            return super().write(body)
+        finally:
+            self._file = file
+
+
+class _Unsynced:
+    """A file whose sync is put off."""
+
+    def __init__(self, file: object) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._file, name)
+
+    def sync(self) -> None:
+        return
+
+
+class NoDirectorySync(SimStorage):
+    """Forgets that a name is durable only when its directory has been synced."""
+
+    def sync_dir(self, path: Path) -> None:
+        self._dir(path)
+
+
+class ShownBeforeSync(EmbeddedLog):
+    """Writes a flush to the segments, and shows it to readers, while its last commit is still on the way to the disk."""
+
+    def _take(self) -> Commit:
+        commit = super()._take()
+        flush, commit.flush = commit.flush, None
+        if flush is not None:
+            flush.reaches(self._journal)
+            self._segment_thread.submit(lambda: self._segments.flush(flush), lambda _: commit.after_flush())
+        return commit
+
+
+BROKEN = {
+    "ack before fsync": Breakage(patches={"commitlog.recovery.Journal": AckBeforeSyncJournal}),
+    "no directory fsync": Breakage(storage_class=NoDirectorySync),
+    "watermark before fsync": Breakage(log_class=ShownBeforeSync),
+}

@@ -355,9 +355,12 @@ class Simulation:
         chosen = [SPINE, *(rng.choice(places) for _ in range(rng.choice((0, 0, 1, 3))))]
         chosen = [at for number, at in enumerate(chosen) if at != SPINE or number == 0]
         records = [
-            (at, b"%06d:%d:" % (serial, n) + rng.randbytes(rng.choice((0, 7, 40, 40, 300)))) for n, at in enumerate(chosen)
+            (at, b"%06d:%d:" % (serial, n) + rng.randbytes(rng.choice((0, 7, 40, 40, 300))))
+            for n, at in enumerate(chosen)
         ]
-        rows = [(f"row {rng.randrange(5)}", rng.choice((None, serial, {"at": [serial]}))) for _ in range(rng.randint(0, 2))]
+        rows = [
+            (f"row {rng.randrange(5)}", rng.choice((None, serial, {"at": [serial]}))) for _ in range(rng.randint(0, 2))
+        ]
         self.model.appends[serial] = one = Append(serial=serial, records=records, rows=rows)
         return one
 

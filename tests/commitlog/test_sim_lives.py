@@ -1,0 +1,52 @@
+"""Hundreds of lives of a log on a disk that forgets: see tests/commitlog/sim/.
+
+HEADRACE_SIM_SEEDS says how many seeds are run (here 300), HEADRACE_SIM_SEED runs a single one again.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import astuple, fields
+from pathlib import Path
+
+import pytest
+
+from tests.commitlog.sim.sim_lives import Outcome, run_seed
+from tests.commitlog.sim.sim_seeds import seeds
+
+
+@pytest.mark.parametrize("seed", seeds())
+def test_a_recovered_log_holds_everything_acknowledged_or_shown(seed: int, tmp_path: Path) -> None:
+    run_seed(seed, tmp_path / "data")
+
+
+def test_a_seed_is_the_same_run_again_in_another_process(tmp_path: Path) -> None:
+    here = run_seed(5, tmp_path / "here")
+    code = (
+        "import pathlib, sys; from tests.commitlog.sim.sim_lives import run_seed; "
+        "print(run_seed(5, pathlib.Path(sys.argv[1])))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "there")],
+        capture_output=True,
+        check=True,
+        timeout=60,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONHASHSEED": "4711"},
+    )
+    assert done.stdout.decode().strip() == repr(here)
+
+
+def test_another_seed_is_another_run(tmp_path: Path) -> None:
+    assert run_seed(5, tmp_path / "a").trace != run_seed(6, tmp_path / "b").trace
+
+
+def test_the_seeds_see_every_kind_of_trouble(tmp_path: Path) -> None:
+    outcomes = [run_seed(seed, tmp_path / str(seed)) for seed in range(25)]
+    names = [one.name for one in fields(Outcome)]
+    totals = dict(zip(names, map(sum, zip(*map(astuple, outcomes), strict=True)), strict=True))
+    least = {"deaths": 40, "deaths_in_recovery": 15, "power_cuts": 60, "failures": 1, "records": 1_000, "windows": 40}
+    least |= {"checkpoints": 80, "replayed": 150}
+    assert {name: totals[name] for name, count in least.items() if totals[name] < count} == {}

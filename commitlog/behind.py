@@ -5,10 +5,10 @@ given *flushes* in commit order: the records and table changes of all commits si
 durable in the journal. After a flush the records are readable; after a checkpoint the journal's space is free again.
 
 Numbered steps of a flush, each of which a crash may follow without harm, because the journal still holds everything:
-1. write each partition's batch to its active segment; 2. apply the table changes; 3. publish watermarks: before any window, so
-that nobody sees one whose records he may not read yet; 4. for each closed window, sync and close the topic's segments;
-5. when it is time (or a window closed), checkpoint: sync segments, write changed tables, replace the checkpoint file,
-release journal space, and tell readers of it; 6. ring.
+1. write each partition's batch to its active segment; 2. apply the table changes; 3. publish watermarks: before any
+window, so that nobody sees one whose records he may not read yet; 4. for each closed window, sync and close the topic's
+segments; 5. when it is time (or a window closed), checkpoint: sync segments, write changed tables, replace the
+checkpoint file, release journal space, and tell readers of it; 6. ring.
 """
 
 from __future__ import annotations

@@ -18,18 +18,18 @@ from tests.commitlog.sim.sim_seeds import seeds
 
 
 @pytest.mark.parametrize("seed", seeds())
-def test_a_recovered_log_holds_everything_acknowledged_or_shown(seed: int, tmp_path: Path) -> None:
-    run_seed(seed, tmp_path / "data")
+def test_a_recovered_log_holds_everything_acknowledged_or_shown(seed: int, volatile_dir: Path) -> None:
+    run_seed(seed, volatile_dir / "data")
 
 
-def test_a_seed_is_the_same_run_again_in_another_process(tmp_path: Path) -> None:
-    here = run_seed(5, tmp_path / "here")
+def test_a_seed_is_the_same_run_again_in_another_process(volatile_dir: Path) -> None:
+    here = run_seed(5, volatile_dir / "here")
     code = (
         "import pathlib, sys; from tests.commitlog.sim.sim_lives import run_seed; "
         "print(run_seed(5, pathlib.Path(sys.argv[1])))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "there")],
+        [sys.executable, "-c", code, str(volatile_dir / "there")],
         capture_output=True,
         check=True,
         timeout=60,
@@ -39,12 +39,12 @@ def test_a_seed_is_the_same_run_again_in_another_process(tmp_path: Path) -> None
     assert done.stdout.decode().strip() == repr(here)
 
 
-def test_another_seed_is_another_run(tmp_path: Path) -> None:
-    assert run_seed(5, tmp_path / "a").trace != run_seed(6, tmp_path / "b").trace
+def test_another_seed_is_another_run(volatile_dir: Path) -> None:
+    assert run_seed(5, volatile_dir / "a").trace != run_seed(6, volatile_dir / "b").trace
 
 
-def test_the_seeds_see_every_kind_of_trouble(tmp_path: Path) -> None:
-    outcomes = [run_seed(seed, tmp_path / str(seed)) for seed in range(25)]
+def test_the_seeds_see_every_kind_of_trouble(volatile_dir: Path) -> None:
+    outcomes = [run_seed(seed, volatile_dir / str(seed)) for seed in range(25)]
     names = [one.name for one in fields(Outcome)]
     totals = dict(zip(names, map(sum, zip(*map(astuple, outcomes), strict=True)), strict=True))
     least = {"deaths": 40, "deaths_in_recovery": 15, "power_cuts": 60, "failures": 1, "records": 1_000, "windows": 40}

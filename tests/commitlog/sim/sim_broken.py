@@ -44,7 +44,7 @@ class NoDirectorySync(SimStorage):
 
 
 class ShownBeforeSync(EmbeddedLog):
-    """Writes a flush to the segments, and shows it to readers, while its last commit is still on the way to the disk."""
+    """Writes a flush to segments, and shows it to readers, while its last commit is still on the way to the disk."""
 
     def _take(self) -> Commit:
         commit = super()._take()

@@ -14,6 +14,7 @@ its successor writes them anew, a later sync that succeeds says nothing of them.
 from __future__ import annotations
 
 import errno
+import itertools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -81,7 +82,7 @@ class _Write:
             return [self] if rng.random() < 0.5 else []
         first = SECTOR_BYTES - self.position % SECTOR_BYTES
         edges = [0, *range(first, len(self.data), SECTOR_BYTES), len(self.data)]
-        pieces = zip(edges, edges[1:], strict=False)
+        pieces = itertools.pairwise(edges)
         return [_Write(self.position + a, self.data[a:b]) for a, b in pieces if rng.random() < 0.5]
 
 

@@ -162,11 +162,8 @@ def _check_positions(found: Sequence[Append], content: Mapping[At, Sequence[Reco
 
 
 def _check_rows(found: Sequence[Append], rows: Mapping[str, Mapping[str, Any]], model: Model) -> None:
-    expected: dict[str, Any] = {}
-    for append in found:
-        for key, value in append.rows:
-            expected[key] = value
-    expected = {key: value for key, value in expected.items() if value is not None}
+    last: dict[str, Any] = dict(row for append in found for row in append.rows)
+    expected = {key: value for key, value in last.items() if value is not None}
     hold(dict(rows["state"]) == expected, "tables are as of the last append that is there", rows["state"], expected)
     alone = rows["alone"]
     lost = [key for key, acked in model.alone.items() if acked and key not in alone]

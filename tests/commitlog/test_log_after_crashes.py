@@ -69,7 +69,7 @@ def _box(volatile_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Box:
 async def append(log: EmbeddedLog, number: int) -> None:
     await log.create_topic("t", 1)
     record = NewRecord(topic="t", key=None, value=b"%d" % number)
-    await log.append([record], [TableChange(table="state", key="last", value=number)])
+    await log.append([record], [TableChange(table="state", key=f"row {number}", value=number)])
 
 
 def test_an_entry_that_was_not_synced_is_not_half_there_after_the_power_cut_that_follows(box: Box) -> None:
@@ -81,7 +81,7 @@ def test_an_entry_that_was_not_synced_is_not_half_there_after_the_power_cut_that
     assert box.recover().files[0].next_offset == 2  # segments are synced; the checkpoint is not written yet
     box.disk.power_cut(Loss.ALL, RNG)
     again = box.recover()
-    assert (again.files[0].next_offset, again.tables.decoded()["state"]) == (2, {"last": 2})
+    assert (again.files[0].next_offset, again.tables.decoded()["state"]) == (2, {"row 1": 1, "row 2": 2})
 
 
 def test_a_checkpoint_that_was_not_synced_takes_nothing_away_from_the_one_before(box: Box) -> None:
@@ -96,7 +96,7 @@ def test_a_checkpoint_that_was_not_synced_takes_nothing_away_from_the_one_before
     box.recover()
     box.disk.dir(box.data_dir / LOG_DIR / "tables").sync()  # what was removed is gone, and the rest is up to chance
     box.disk.power_cut(Loss.ALL, RNG)
-    assert box.recover().tables.decoded()["state"] == {"last": 2}
+    assert box.recover().tables.decoded()["state"] == {"row 1": 1, "row 2": 2}
 
 
 def test_records_whose_sync_failed_are_durable_after_the_next_recovery(box: Box) -> None:

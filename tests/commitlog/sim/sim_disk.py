@@ -163,6 +163,11 @@ class SimDisk:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._dir = _Dir()
+        self._numbers: dict[_File, int] = {}
+
+    def number(self, path: Path) -> int:
+        """The file's inode number."""
+        return self._numbers.setdefault(self.file(path), len(self._numbers) + 1)
 
     def power_cut(self, loss: Loss, rng: random.Random) -> None:
         """Forget what was not synced. (When only a process is killed, the page cache outlives it: nothing happens.)"""
@@ -250,6 +255,9 @@ class SimStorage:
 
     def sync_dir(self, path: Path) -> None:
         self.call("sync_dir", path, lambda: self._dir(path).sync())
+
+    def inode(self, path: Path) -> int:
+        return self.call("inode", path, lambda: self._disk.number(path))
 
     def call(self, operation: str, path: Path, act: Callable[[], T], half: Callable[[], None] | None = None) -> T:
         """Carry out one call as its fate has it; `half` is what is done of it when it ends in the middle."""

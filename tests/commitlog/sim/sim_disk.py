@@ -166,7 +166,10 @@ class SimDisk:
         self._numbers: dict[_File, int] = {}
 
     def number(self, path: Path) -> int:
-        """The file's inode number."""
+        """The file's inode number; 0 for an absent one."""
+        parent = self.dir(path.parent)
+        if parent is None or path.name not in parent.now:
+            return 0
         return self._numbers.setdefault(self.file(path), len(self._numbers) + 1)
 
     def power_cut(self, loss: Loss, rng: random.Random) -> None:

@@ -176,7 +176,7 @@ async def test_much_put_aside_stops_reading_from_everybody_and_closes_nobody(
         stashed = box.mqtt.stashed_bytes
         await wait_until_async(lambda: box.mqtt.counters.connections == 3)
         assert await other.silent()
-        # asyncio before 3.11.4 reads once from a connection that was paused as it was made; uvloop does not.
+        # Some versions of asyncio read once from a connection that was paused while it was made; uvloop does not.
         assert box.mqtt.stashed_bytes - stashed in (0, len(first_words))
         box.storage.gate.set()
         assert await other.read(4) == b"\x40\x02\x00\x02"

@@ -22,6 +22,7 @@ from commitlog.checkpoint import PartitionPoint
 from commitlog.files import PartitionFiles
 from commitlog.metadata import read_metadata, write_metadata
 from commitlog.report import Cut, RecoveryReport, cut_of
+from commitlog.resync import NO_HIGH
 from commitlog.segment import SUFFIXES, Segment, Walked, base_offsets, segment_path
 from commitlog.settings import LogSettings
 from commitlog.storage import Storage, partition_dir_name
@@ -58,12 +59,12 @@ def recover_partition(
     return _Walk(storage, directory, topic, index, point, report).run(settings)
 
 
-def append_behind(partition: RecoveredPartition, report: RecoveryReport) -> None:
-    """After the replay: append what stood behind a cut and the journal did not bring. Raises OSError."""
+def append_behind(partition: RecoveredPartition, report: RecoveryReport, below: int = NO_HIGH) -> None:
+    """Append what stood behind a cut and the journal does not bring, up to an offset that it does. Raises OSError."""
     files, tail = partition.files, partition.tail
     for batch in partition.behind:
         header = batch.header
-        if header.last_offset < files.next_offset:
+        if header.last_offset < files.next_offset or header.last_offset >= below:
             continue
         if header.base_offset < files.next_offset:
             batch = rebuild_from(batch, files.next_offset, header.leader_epoch)
@@ -76,7 +77,7 @@ def append_behind(partition: RecoveredPartition, report: RecoveryReport) -> None
                     partition=files.partition,
                     first=files.next_offset,
                     next=header.base_offset,
-                    reason="damaged in the segment, and not in the journal",
+                    reason="neither whole in a segment nor in the journal",
                     start_ms=damage.start_ms,
                     end_ms=header.first_timestamp_ms,
                     devices=damage.devices,

@@ -65,9 +65,7 @@ def recover(storage: Storage, log_dir: Path, settings: LogSettings) -> Recovered
     ]
     last_timestamp_ms = max([checkpoint.last_timestamp_ms if checkpoint else 0, *(f.newest_ms for f in files)])
     # 5. What the journal holds beyond that: acknowledged, but not yet in segments.
-    next_sequence, newest_ms = replay(
-        storage, log_dir, checkpoint, [recovered.files for recovered in files], tables, report
-    )
+    next_sequence, newest_ms = replay(storage, log_dir, checkpoint, files, tables, report)
     for recovered in files:
         append_behind(recovered, report)
     _continue_past_windows(files, tables, report)

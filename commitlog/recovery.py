@@ -21,12 +21,14 @@ from commitlog.journal import Journal, preallocate
 from commitlog.partition_recovery import RecoveredPartition, append_behind, recover_partition
 from commitlog.replay import JOURNAL_NAME, replay
 from commitlog.report import Cut, RecoveryReport, keep_report
+from commitlog.restored import is_restored, leave_out, restored_is_told
 from commitlog.salvage import is_new, offsets_seen_by_windows, substitute_checkpoint
 from commitlog.segment import leftovers
 from commitlog.settings import LogSettings
 from commitlog.storage import TEMPORARY_SUFFIX, Storage, partition_dir_name
 from commitlog.tables import TABLES_DIR, CommittedTables, SnapshotError, remove_unnamed_snapshots
 from commitlog.topic_dirs import find_topics
+from commitlog.version import check_version, write_meta
 
 
 @dataclass(slots=True, kw_only=True)
@@ -43,7 +45,8 @@ class Recovered:
 
 
 def recover(storage: Storage, log_dir: Path, settings: LogSettings) -> Recovered:
-    """Bring the log back. Raises OSError when the disk itself refuses."""
+    """Bring the log back. Raises OSError when the disk itself refuses, DataDirError for what is newer than this."""
+    check_version(storage, log_dir)
     started = time.monotonic()
     report = RecoveryReport()
     storage.make_dir(log_dir / TABLES_DIR)
@@ -69,7 +72,10 @@ def recover(storage: Storage, log_dir: Path, settings: LogSettings) -> Recovered
     for recovered in files:
         append_behind(recovered, report)
     _continue_past_windows(files, tables, report)
-    # 6. Make it durable where it stands now.
+    # 6. Where this is an older copy of the log, nothing that was given out since is given out again.
+    if is_restored(storage, log_dir, log_dir / JOURNAL_NAME):
+        leave_out([recovered.files for recovered in files], report)
+    # 7. Make it durable where it stands now.
     for recovered in files:
         recovered.files.sync()
     report.clean = checkpoint is None or (
@@ -108,6 +114,8 @@ def start_journal(storage: Storage, log_dir: Path, settings: LogSettings, recove
     write_checkpoint(storage, log_dir, checkpoint)
     size = settings.journal_size_bytes
     file = preallocate(storage, log_dir / JOURNAL_NAME, size)
+    write_meta(storage, log_dir, storage.inode(log_dir / JOURNAL_NAME))
+    restored_is_told(storage, log_dir)
     keep_report(storage, log_dir, recovered.report, recovered.last_timestamp_ms)
     return Journal(file, size=size, journal_id=recovered.journal_id, sequence=recovered.next_sequence)
 

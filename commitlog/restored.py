@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Final
 
 from commitlog.files import PartitionFiles
+from commitlog.gaps import LEFT_OUT
 from commitlog.report import Cut, RecoveryReport
 from commitlog.storage import Storage
 from commitlog.version import is_copy
 
 RESTORED_NAME: Final = "restored"
-LEFT_OUT: Final = "left out"
-"""How the reasons of cuts begin whose offsets no record of this log ever had."""
 OFFSETS_LEFT_OUT: Final = 1 << 36
 """A week at more than 100,000 records a second into one partition. Offsets have room for millions of restores."""
 

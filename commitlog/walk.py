@@ -8,7 +8,7 @@ so that they agree on what is damaged and on the offsets that are lost with it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from commitlog.batch import (
@@ -20,6 +20,7 @@ from commitlog.batch import (
     parse_header,
     records_of,
 )
+from commitlog.placing import placed_header
 from commitlog.resync import NO_HIGH, next_batch_after
 from commitlog.storage import StorageFile
 
@@ -153,13 +154,10 @@ class _ReadAhead:
         header = self.batch_at(position)
         if header is None or header.base_offset == expected:
             return None if header is None or expected >= high else FoundBatch(position, header)
-        span = header.last_offset + 1 - header.base_offset
-        following = self.batch_at(position + header.size_bytes)
-        if following is not None and following.base_offset == expected + span:
-            return FoundBatch(position, replace(header, base_offset=expected, last_offset=expected + span - 1), True)
-        fits = expected <= header.base_offset < high
-        alone = following is not None and following.base_offset <= header.last_offset
-        return FoundBatch(position, header) if fits and not alone else None
+        placed = placed_header(header, expected, self.batch_at(position + header.size_bytes))
+        if placed is None or not expected <= placed.base_offset < high:
+            return None
+        return FoundBatch(position, placed, moved=placed is not header)
 
     def _slice(self, position: int, size: int) -> bytes:
         at = position - self._start

@@ -11,6 +11,7 @@ import pytest
 from commitlog.base import Gap, TableChange
 from commitlog.checkpoint import CHECKPOINT_NAME, read_checkpoint
 from commitlog.embedded import EmbeddedLog
+from commitlog.index import OFFSET_ENTRY, TIME_ENTRY, offset_entries, time_entries
 from commitlog.journal import ENTRY_HEADER, Journal, JournalBatch, encode_body, preallocate
 from commitlog.journal_scan import entries_through_damage
 from commitlog.reader import FileLogReader
@@ -275,3 +276,93 @@ async def test_a_report_that_cannot_be_read_is_none(tmp_path: Path) -> None:
     async with opened(tmp_path, storage=disk) as log:
         assert log.report.clean
     assert base_offsets(disk, tmp_path / LOG_DIR / "telemetry-0") == []
+
+
+def index_file(disk: MemoryDisk, data_dir: Path, suffix: str, base: int = 1) -> bytearray:
+    return disk.content(data_dir / LOG_DIR / "telemetry-0" / f"{base:020}{suffix}")
+
+
+async def large_batches(data_dir: Path, disk: MemoryDisk, count: int) -> tuple[EmbeddedLog, FakeClock]:
+    """One segment of batches that each get an index entry, a second apart."""
+    clock = FakeClock()
+    settings = log_settings(flush_interval="1h", segment_size="16MB")
+    log = await open_log(data_dir, storage=disk, settings=settings, clock=clock)
+    await log.create_topic("telemetry", 1)
+    for number in range(count):
+        clock.now_ms += 1_000
+        await log.append([record("telemetry", f"m{number}", random.Random(number).randbytes(5_000))])
+        log._flush_now()
+        await log._segment_thread.run(lambda: None)
+    return log, clock
+
+
+@pytest.mark.parametrize("how", ["shifted", "random", "zero", "of another segment", "gone"])
+async def test_a_wrong_offset_index_loses_no_record(tmp_path: Path, how: str) -> None:
+    disk = MemoryDisk()
+    log, clock = await large_batches(tmp_path, disk, 20)
+    index = index_file(disk, tmp_path, ".index", 0)
+    assert len(index) > 100
+    if how == "shifted":
+        index[:] = b"".join(OFFSET_ENTRY.pack(o, p + 7) for o, p in offset_entries(bytes(index)))
+    elif how == "random":
+        index[:] = random.Random(5).randbytes(len(index))
+    elif how == "zero":
+        index[:] = bytes(len(index))
+    elif how == "of another segment":
+        index[:] = b"".join(OFFSET_ENTRY.pack(o, p * 2) for o, p in offset_entries(bytes(index)))
+    else:
+        disk.remove(tmp_path / LOG_DIR / "telemetry-0" / f"{0:020}.index")
+    with closing(FileLogReader(tmp_path, storage=disk, clock=clock)) as reader:
+        for offset in (19, 0, 7, 12, 3, 18):
+            part = reader.read("telemetry", 0, offset, max_bytes=1)
+            assert ([one.offset for one in part.records], list(part.gaps)) == ([offset], [])
+    await log.close()
+
+
+@pytest.mark.parametrize("how", ["too late", "too early", "random", "zero", "gone"])
+async def test_a_wrong_time_index_is_not_believed(tmp_path: Path, how: str) -> None:
+    disk = MemoryDisk()
+    log, clock = await large_batches(tmp_path, disk, 20)
+    times = time_entries(bytes(index_file(disk, tmp_path, ".timeindex", 0)))
+    assert len(times) > 10
+    changed = {
+        "too late": [(t, o + 3) for t, o in times],
+        "too early": [(t - 5_000, o) for t, o in times],
+        "zero": [(0, 0) for _ in times],
+    }.get(how)
+    index = index_file(disk, tmp_path, ".timeindex", 0)
+    if how == "gone":
+        disk.remove(tmp_path / LOG_DIR / "telemetry-0" / f"{0:020}.timeindex")
+    elif changed is None:
+        index[:] = random.Random(7).randbytes(len(index))
+    else:
+        index[:] = b"".join(TIME_ENTRY.pack(t, o) for t, o in changed)
+    start_ms = clock.now_ms - 19_000
+    with closing(FileLogReader(tmp_path, storage=disk, clock=clock)) as reader:
+        for number in (0, 5, 11, 19):
+            assert reader.offset_for_time("telemetry", 0, start_ms + 1_000 * number) == number
+    await log.close()
+
+
+@pytest.mark.parametrize("bit", [0, 1, 4, 40])
+@pytest.mark.parametrize("victim", [0, 2, 5])
+async def test_a_flipped_base_offset_is_read_as_its_neighbours_prove_it(tmp_path: Path, bit: int, victim: int) -> None:
+    disk = MemoryDisk()
+    log = await flushed(tmp_path, disk, 8)
+    places = batch_places(disk, tmp_path, 1)
+    segment(disk, tmp_path, 1)[places[victim] + 7 - bit // 8] ^= 1 << bit % 8
+    assert read_through(tmp_path, disk) == (list(range(8)), [])
+    await log.close()
+
+
+async def test_a_damaged_end_of_a_closed_segment_is_a_damaged_gap(tmp_path: Path) -> None:
+    disk = MemoryDisk()
+    log = await flushed(tmp_path, disk, 4)
+    await log.roll("telemetry", "closed")
+    await log.append([record("telemetry", "m", "in a third segment")])
+    await log.roll("telemetry", "closed")
+    segment(disk, tmp_path, 1)[batch_places(disk, tmp_path, 1)[2] + 16] ^= 1
+    offsets, gaps = read_through(tmp_path, disk)
+    assert offsets == [0, 1, 2, 4]
+    assert gaps == [Gap(first=3, next=4, reason="damaged")]
+    await log.close()

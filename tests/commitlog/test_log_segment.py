@@ -14,11 +14,11 @@ from commitlog.index import (
     OFFSET_ENTRY,
     TIME_ENTRY,
     IndexBuilder,
+    entry_before_time,
     offset_entries,
-    position_for,
-    relative_offset_for_time,
     time_entries,
 )
+from commitlog.placing import checked_position
 from commitlog.segment import INDEX_SUFFIX, TIMEINDEX_SUFFIX, Segment, base_offsets, segment_path
 from commitlog.walk import FoundBatch, walk
 from tests.commitlog.commitlog_disk import MemoryDisk
@@ -74,9 +74,10 @@ def test_the_offset_index_against_brute_force(seed: int) -> None:
         position += header.size_bytes
     for relative, at in entries:
         assert starts[at].last_offset - BASE == relative
+    file = disk.open(segment_path(DIRECTORY, BASE))
     for offset in range(BASE, headers[-1].last_offset + 1):
         wanted = next(at for at, header in starts.items() if header.last_offset >= offset)
-        found = position_for(entries, offset - BASE)
+        found = checked_position(file, BASE, entries, offset)
         assert found <= wanted
         assert sum(header.size_bytes for at, header in starts.items() if found <= at < wanted) <= (
             2 * INDEX_INTERVAL_BYTES + 2 * 7_000  # one interval, and what the batches at its ends may exceed it by
@@ -94,7 +95,7 @@ def test_the_time_index_against_brute_force(seed: int) -> None:
         assert all(header.max_timestamp_ms <= time_ms for header in headers if header.last_offset <= BASE + relative)
     assert entries[-1][0] == headers[-1].max_timestamp_ms
     for wanted_ms in range(4_990, headers[-1].max_timestamp_ms + 2):
-        start = BASE + relative_offset_for_time(entries, wanted_ms)
+        start = BASE + (entry_before_time(entries, wanted_ms) or (0, 0))[1]
         first = next((header for header in headers if header.max_timestamp_ms >= wanted_ms), None)
         assert first is None or start <= first.last_offset
 
@@ -110,8 +111,7 @@ def test_entries_are_an_interval_apart() -> None:
 def test_a_torn_entry_is_left_out() -> None:
     assert offset_entries(OFFSET_ENTRY.pack(1, 2) + b"\0" * 7) == [(1, 2)]
     assert time_entries(TIME_ENTRY.pack(1, 2) + b"\0" * 11) == [(1, 2)]
-    assert position_for([], 5) == 0
-    assert relative_offset_for_time([], 5) == 0
+    assert entry_before_time([], 5) is None
 
 
 def test_recovery_at_every_truncation_keeps_the_whole_batches() -> None:

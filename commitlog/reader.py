@@ -18,7 +18,7 @@ from commitlog.checkpoint import read_checkpoint
 from commitlog.doorbell import DoorbellWaiter
 from commitlog.gaps import DAMAGED, EXPIRED, MISSING
 from commitlog.index import entry_before_time, offset_entries, time_entries
-from commitlog.left_out import left_out, without_left_out
+from commitlog.left_out import explained, left_out
 from commitlog.placing import checked_position, header_at, placed_data, placed_header
 from commitlog.report import read_report
 from commitlog.resync import next_batch_after
@@ -205,11 +205,12 @@ class FileLogReader:
         return batch is not None and (batch.header.last_offset, batch.header.max_timestamp_ms) == (offset, time_ms)
 
     def _explained(self, topic: str, partition: int, gaps: list[Gap]) -> Sequence[Gap]:
-        """Gaps of offsets that no record ever had are told apart from those that are missing."""
+        """The gaps, those of offsets that no record ever had, or that expired meanwhile, with that as the reason."""
         if all(gap.reason != MISSING for gap in gaps):
             return gaps
         report = read_report(self._storage, self._log_dir)
-        return gaps if report is None else without_left_out(gaps, left_out(report, topic, partition))
+        known = [] if report is None else left_out(report, topic, partition)
+        return explained(gaps, [(0, self._watermark(topic, partition).start, EXPIRED), *known])
 
     def _nothing_follows(self, topic: str, partition: int) -> str:
         """Why a living writer promises offsets of which no file holds a whole batch; empty where that is not so."""

@@ -10,7 +10,7 @@ import pytest
 
 from commitlog.base import Gap
 from commitlog.checkpoint import read_checkpoint
-from commitlog.left_out import without_left_out
+from commitlog.left_out import explained
 from commitlog.reader import FileLogReader
 from commitlog.restored import OFFSETS_LEFT_OUT, RESTORED_NAME
 from commitlog.storage import LOG_DIR
@@ -105,7 +105,9 @@ def test_gaps_are_split_along_what_was_left_out() -> None:
         edges = sorted(rng.sample(range(100), 6))
         ranges = [(edges[0], edges[1]), (edges[2], edges[3]), (edges[4], edges[5])]
         first, following = sorted(rng.sample(range(100), 2))
-        parts = without_left_out([Gap(first=first, next=following, reason="missing")], ranges)
+        parts = explained(
+            [Gap(first=first, next=following, reason="missing")], [(low, high, "left out") for low, high in ranges]
+        )
         told = {offset: part.reason for part in parts for offset in range(part.first, part.next)}
         assert told == {
             offset: "left out" if any(low <= offset < high for low, high in ranges) else "missing"

@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from commitlog.gaps import LEFT_OUT
 from commitlog.storage import Storage, read_whole, write_atomically
 from commitlog.walk import Damage
 
@@ -51,6 +52,11 @@ class RecoveryReport:
     cuts: list[Cut] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     duration_s: float = 0.0
+
+    @property
+    def lost_offsets(self) -> int:
+        """Offsets in the cuts, without those that no record ever had."""
+        return sum(cut.next - cut.first for cut in self.cuts if not cut.reason.startswith(LEFT_OUT))
 
 
 class KeptReport(msgspec.Struct, frozen=True, kw_only=True):

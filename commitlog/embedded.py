@@ -117,6 +117,7 @@ class EmbeddedLog:
             promise=self._promise,
             fail=self._fail,
             clock=clock,
+            stats=self.stats,
             max_bytes=settings.batch_limit_bytes,
         )
         self._intake = BatchIntake(around, self._tables.rows(PRODUCERS_TABLE))

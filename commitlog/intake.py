@@ -22,6 +22,7 @@ from commitlog.journal import Change
 from commitlog.partition import Partition
 from commitlog.producers import ROW_BYTES, Producers
 from commitlog.requests import FutureWaiter
+from commitlog.stats import LogStats
 from core.clock import Clock
 from core.errors import BadRequestError, UnavailableError
 from core.threads import SerialThread
@@ -42,6 +43,7 @@ class Surroundings:
     """A future that fails with the log."""
     fail: Callable[[Exception], None]
     clock: Clock
+    stats: LogStats
     max_bytes: int
     """Of one batch, as it is stored."""
 
@@ -72,12 +74,11 @@ class BatchIntake:
         """See `Log.append_batch`."""
         if not isinstance(batch, bytes):
             raise BadRequestError("a batch is bytes")
-        check_size(batch, self._around.max_bytes)
         async with self._room:
             self._check()
             appended: asyncio.Future[tuple[int, FutureWaiter]] = self._around.promise()
             self._started_thread().submit(
-                lambda: _outcome(batch),
+                lambda: _outcome(batch, self._around.max_bytes),
                 lambda outcome: self._back(_Inspected(target, outcome, appended)),
             )
             base_offset, waiter = await appended
@@ -120,6 +121,9 @@ class BatchIntake:
                 continue  # the log has failed, or whoever asked has gone
             try:
                 one.appended.set_result(self._append_one(one.target, one.outcome))
+            except BatchError as error:
+                self._around.stats.batches[error.code] += 1
+                one.appended.set_exception(error)
             except Exception as error:  # noqa: BLE001 - told to its caller; must not hold up those behind it
                 one.appended.set_exception(error)
 
@@ -132,6 +136,7 @@ class BatchIntake:
         if producer is not None:
             base_offset = self._producers.duplicate_of(topic_id, target.index, producer)
             if base_offset is not None:
+                self._around.stats.batches["duplicate"] += 1
                 return base_offset, self._waiter(0, 0)  # the first one may still be on its way to the disk
         now_ms = self._log.now_ms()
         data = outcome.received_at(now_ms)
@@ -148,6 +153,7 @@ class BatchIntake:
                 now_monotonic_ms=self._clock.monotonic_ms(),
             ):
                 self._around.change(change)
+        self._around.stats.batches["appended"] += 1
         return base_offset, self._waiter(outcome.count, size_bytes)
 
     def _waiter(self, count: int, size_bytes: int) -> FutureWaiter:
@@ -156,9 +162,10 @@ class BatchIntake:
         return waiter
 
 
-def _outcome(batch: bytes) -> ForeignBatch | Exception:
+def _outcome(batch: bytes, max_bytes: int) -> ForeignBatch | Exception:
     """In the thread: the batch as it may be appended, or why not."""
     try:
+        check_size(batch, max_bytes)
         return inspect(batch)
     except BatchError as error:
         return error

@@ -14,6 +14,7 @@ import pytest
 
 from commitlog.base import Position
 from commitlog.batch import split_batches
+from commitlog.batch_errors import BatchError
 from commitlog.embedded import EmbeddedLog
 from commitlog.intake import MAX_UNDER_WAY
 from commitlog.partition import Partition, TakenBatch
@@ -337,6 +338,17 @@ async def test_closing_refuses_what_is_not_appended_yet(tmp_path: Path) -> None:
     assert len(read_all(tmp_path).get(("telemetry", 0), [])) == len(stored)
     with pytest.raises(UnavailableError):
         await log.append_batch("telemetry", 0, client_batch([b"late"]))
+
+
+async def test_what_became_of_batches_is_counted(tmp_path: Path) -> None:
+    async with opened(tmp_path) as log:
+        await log.create_topic("telemetry", 1)
+        good = client_batch([b"v"], producer=(7, 0, 0))
+        for batch in (good, good, client_batch([b"w"]), good[:-1], client_batch([bytes(2 << 20)])):
+            with contextlib.suppress(BatchError):
+                await log.append_batch("telemetry", 0, batch)
+        counts = {"appended": 2, "duplicate": 1, "batch.corrupt-message": 1, "batch.message-too-large": 1}
+        assert log.stats.batches == counts
 
 
 async def test_what_is_not_bytes_is_refused(tmp_path: Path) -> None:

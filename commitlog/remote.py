@@ -9,6 +9,7 @@ from commitlog.base import ClosedWindow, NewRecord, Position, ProducerIdentity, 
 from commitlog.batch_errors import batch_error
 from commitlog.windows import window_from_row, window_to_row
 from core.channel import ChannelClient, ChannelError, Handler
+from core.errors import BadRequestError
 
 
 class RemoteLog:
@@ -83,7 +84,7 @@ def log_handlers(log: Any) -> dict[str, Handler]:
         window = await log.roll(args["topic"], args["reason"])
         return None if window is None else window_to_row(window)
 
-    return {
+    handlers = {
         "create_topic": create_topic,
         "append": append,
         "append_batch": append_batch,
@@ -91,3 +92,16 @@ def log_handlers(log: Any) -> dict[str, Handler]:
         "rows": rows,
         "roll": roll,
     }
+    return {verb: _refusing_bad_arguments(verb, handler) for verb, handler in handlers.items()}
+
+
+def _refusing_bad_arguments(verb: str, handler: Handler) -> Handler:
+    """A handler that says so when its arguments are missing or of other types than the verb takes."""
+
+    async def checked(args: Mapping[str, Any]) -> Any:
+        try:
+            return await handler(args)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise BadRequestError(f"{verb} does not take these arguments: {error!r}", where="local channel") from error
+
+    return checked

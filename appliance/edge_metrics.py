@@ -68,6 +68,10 @@ class EdgeCollector(Collector):
         yield CounterMetricFamily(
             "headrace_journal_waits", "Commits that waited for a checkpoint to make room.", value=stats.journal_waits
         )
+        batches = CounterMetricFamily("headrace_batches", "Record batches from Kafka clients.", labels=["outcome"])
+        for outcome, count in sorted(stats.batches.items()):
+            batches.add_metric([outcome], count)
+        yield batches
         yield CounterMetricFamily(
             "headrace_journal_bytes", "Bytes written to the journal.", value=self._log.journal_bytes_written
         )

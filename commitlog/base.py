@@ -76,6 +76,14 @@ class Position:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProducerIdentity:
+    """What an idempotent producer signs its batches with. Its sequence numbers begin at 0 in each partition."""
+
+    producer_id: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TableChange:
     """One row of a state table set, or removed when `value` is None. Values are anything msgpack carries."""
 
@@ -203,6 +211,21 @@ class Log(Protocol):
 
         Raises NotFoundError for an unknown topic, UnavailableError when the log cannot accept now.
         """
+        ...
+
+    async def append_batch(self, topic: str, partition: int, batch: bytes) -> Position:
+        """Append a ready RecordBatch v2 as it is, in one atomic commit; the position is that of its first record.
+
+        Its records get the time received (timestamp type LogAppendTime). Batches of one producer and partition are
+        judged in the order of the calls. One that an idempotent producer sent before is not appended again: it gets the
+        position it got then. Raises a commitlog.batch_errors.BatchError, which carries Kafka's error code, for a batch
+        that is refused, NotFoundError for an unknown topic or partition, UnavailableError when the log cannot accept
+        now.
+        """
+        ...
+
+    async def init_producer_id(self) -> ProducerIdentity:
+        """A new idempotent producer, whose id nobody else has."""
         ...
 
     async def rows(self, table: str) -> Mapping[str, Any]:

@@ -24,12 +24,14 @@ from typing import Any
 
 import structlog
 
-from commitlog.base import ClosedWindow, NewRecord, Position, TableChange, TopicInfo
+from commitlog.base import ClosedWindow, NewRecord, Position, ProducerIdentity, TableChange, TopicInfo
 from commitlog.behind import Flush, SegmentWriter
 from commitlog.commit import Commit, GroupCommit
 from commitlog.doorbell import Doorbell
+from commitlog.intake import BatchIntake, Surroundings
 from commitlog.journal import Change, Journal, JournalBatch, encode_body
 from commitlog.partition import Partition, TakenBatch
+from commitlog.producers import PRODUCERS_TABLE, new_producer
 from commitlog.recovery import Recovered, recover, start_journal
 from commitlog.report import RecoveryReport
 from commitlog.requests import FutureWaiter, change_bytes, record_bytes, resolve
@@ -111,6 +113,17 @@ class EmbeddedLog:
             doorbell=Doorbell(run_dir),
         )
         self._segments.publish_all()
+        around = Surroundings(
+            log=self,
+            change=self._change,
+            check=self._check,
+            promise=self._promise,
+            fail=self._fail,
+            clock=clock,
+            stats=self.stats,
+            max_bytes=settings.batch_limit_bytes,
+        )
+        self._intake = BatchIntake(around, self._tables.rows(PRODUCERS_TABLE))
         self._beat_timer = self._loop.call_soon(self._beat)
 
     @classmethod
@@ -138,6 +151,7 @@ class EmbeddedLog:
         """Commit and flush what is open, checkpoint as closed in order, release everything."""
         if self._closed:
             return
+        await self._intake.close()
         await self._commits.drain()
         self._closed = True
         self._beat_timer.cancel()
@@ -225,6 +239,15 @@ class EmbeddedLog:
         await waiter.future
         return positions
 
+    async def append_batch(self, topic: str, partition: int, batch: bytes) -> Position:
+        """See `Log.append_batch`."""
+        return await self._intake.append(self._topics.partition(topic, partition), batch)
+
+    async def init_producer_id(self) -> ProducerIdentity:
+        """See `Log.init_producer_id`."""
+        self._check()
+        return new_producer()
+
     async def _clear(self) -> None:
         """Wait until the log is no longer congested."""
         clear: asyncio.Future[None] = self._promise()
@@ -290,7 +313,7 @@ class EmbeddedLog:
 
     def _take(self) -> Commit:
         """Everything open, and the flush if one is due, ending where this commit ends."""
-        batches = [partition.take_journal_batch() for partition in self._opened]
+        batches = [taken for partition in self._opened for taken in partition.take_journal_batches()]
         self._unflushed.update(self._opened)
         self._opened.clear()
         windows, answer = self._close_windows()
@@ -360,9 +383,8 @@ class EmbeddedLog:
         """Everything since the last flush; only right while no commit is open."""
         batches: list[TakenBatch] = []
         for partition in self._unflushed:
-            if partition.segment_batch_count:
-                self._topics.named(partition.topic).bytes_since_roll += partition.segment_batch_bytes
-                batches.append(partition.take_segment_batch())
+            self._topics.named(partition.topic).bytes_since_roll += partition.segment_batch_bytes
+            batches.extend(partition.take_segment_batches())
         for window in windows:
             self._topics.named(window.topic).bytes_since_roll = 0
         self._unflushed.clear()

@@ -71,12 +71,23 @@ class LogSettings(Section):
     flush_bytes: SizeBytes = quantity(
         "64KB", ge=1, description="Committed bytes of one partition that are written to the segment at once."
     )
+    message_max_bytes: SizeBytes = quantity(
+        "1MB",
+        ge=1024,
+        le=32 << 20,
+        description="Largest record batch taken from a Kafka client; never more than half of pending_bytes.",
+    )
     max_topics: int = Field(
         64,
         ge=4,
         le=1024,
         description="Topics the log will hold; times partitions bounds open files and memory.",
     )
+
+    @property
+    def batch_limit_bytes(self) -> int:
+        """Stored size of a batch from outside: Kafka's limits leave out the 12 bytes before what its length counts."""
+        return min(self.message_max_bytes + 12, self.pending_bytes // 2)
 
     @model_validator(mode="after")
     def _journal_has_room(self) -> Self:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from core.histogram import Histogram
 
 ACK_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -16,6 +18,8 @@ class LogStats:
         self.acked_records = 0
         self.durable_records = 0
         self.journal_waits = 0
+        self.batches: Counter[str] = Counter()
+        """Batches from outside by what became of them: `appended`, `duplicate`, or the error code of the refusal."""
         self.ack_latency_s = Histogram(ACK_BUCKETS_S)
         self.sync_s = Histogram(SYNC_BUCKETS_S)
 

@@ -103,9 +103,14 @@ class Topics:
 
     def target(self, record: NewRecord) -> Partition:
         """The partition a record goes to. Raises NotFoundError."""
+        if record.partition is not None:
+            return self.partition(record.topic, record.partition)
         partitions = self.named(record.topic).partitions
-        if record.partition is None:
-            return partitions[partition_for_key(record.key, len(partitions))]
-        if not 0 <= record.partition < len(partitions):
-            raise NotFoundError(f"topic {record.topic!r} has no partition {record.partition}")
-        return partitions[record.partition]
+        return partitions[partition_for_key(record.key, len(partitions))]
+
+    def partition(self, topic: str, index: int) -> Partition:
+        """A partition by its number. Raises NotFoundError."""
+        partitions = self.named(topic).partitions
+        if not 0 <= index < len(partitions):
+            raise NotFoundError(f"topic {topic!r} has no partition {index}")
+        return partitions[index]

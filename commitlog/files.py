@@ -61,6 +61,11 @@ class PartitionFiles:
         self._active.close()
         self._active = None
 
+    def go_on_at(self, offset: int) -> None:
+        """Leave out the offsets up to this one; in a segment of its own, whose offsets stay small. Raises OSError."""
+        self.close_segment()
+        self.next_offset = offset
+
     def sync(self) -> None:
         """Make everything written so far durable, names included."""
         if self._dirty and self._active is not None:

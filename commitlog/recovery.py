@@ -20,6 +20,7 @@ from commitlog.checkpoint import Checkpoint, CheckpointError, PartitionPoint, re
 from commitlog.files import PartitionFiles
 from commitlog.journal import Journal, preallocate
 from commitlog.metadata import read_metadata, write_metadata
+from commitlog.pass_over import pass_over
 from commitlog.replay import JOURNAL_NAME, replay
 from commitlog.report import Cut, RecoveryReport
 from commitlog.salvage import is_new, offsets_seen_by_windows, substitute_checkpoint
@@ -63,7 +64,10 @@ def recover(storage: Storage, log_dir: Path, settings: LogSettings) -> Recovered
         storage, log_dir, checkpoint, [recovered.files for recovered in files], tables, report
     )
     _continue_past_windows(files, tables, report)
-    # 6. Make it durable where it stands now.
+    # 6. Offsets that readers may have seen, of records that were never synced, are not used again.
+    if checkpoint is not None and not checkpoint.clean:
+        pass_over(checkpoint.unsynced_records, [recovered.files for recovered in files], report)
+    # 7. Make it durable where it stands now.
     for recovered in files:
         recovered.files.sync()
     report.clean = checkpoint is None or (checkpoint.clean and not report.entries_replayed and not report.cuts)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from commitlog.base import TopicInfo, Watermark
 from commitlog.checkpoint import PartitionPoint
+from commitlog.index import MAX_RELATIVE_OFFSET
 from commitlog.segment import Segment
 from commitlog.storage import Bytes, Storage
 
@@ -41,7 +42,7 @@ class PartitionFiles:
     def append(self, batch: Bytes, base_offset: int, count: int, max_timestamp_ms: int) -> None:
         """Write a batch to the active segment, closing it first when it is full. Raises OSError."""
         active = self._active
-        if active is not None and active.log_bytes and active.log_bytes + len(batch) > self._segment_size_bytes:
+        if active is not None and active.log_bytes and self._closes(active, len(batch), base_offset + count - 1):
             self.close_segment()
             active = None
         if active is None:
@@ -50,6 +51,11 @@ class PartitionFiles:
         self._dirty = True
         active.append(batch, base_offset + count - 1, max_timestamp_ms)
         self.next_offset = base_offset + count
+
+    def _closes(self, active: Segment, size_bytes: int, last_offset: int) -> bool:
+        """Whether a batch has to go to the next segment: this one would grow too large, or its indexes cannot say it."""
+        too_large = active.log_bytes + size_bytes > self._segment_size_bytes
+        return too_large or last_offset - active.base_offset > MAX_RELATIVE_OFFSET
 
     def close_segment(self) -> None:
         """Sync and close the active segment; the next batch starts another."""
@@ -60,11 +66,6 @@ class PartitionFiles:
         self.sync()
         self._active.close()
         self._active = None
-
-    def go_on_at(self, offset: int) -> None:
-        """Leave out the offsets up to this one; in a segment of its own, whose offsets stay small. Raises OSError."""
-        self.close_segment()
-        self.next_offset = offset
 
     def sync(self) -> None:
         """Make everything written so far durable, names included."""

@@ -16,13 +16,13 @@ REASON = "left out: durability was below fsync, and what was not yet synced may 
 
 
 def pass_over(offsets: int, partitions: Sequence[PartitionFiles], report: RecoveryReport) -> None:
-    """Let every partition go on `offsets` further, and report each stretch. Raises OSError."""
+    """Let every partition go on `offsets` further, and report each stretch."""
     if not offsets:
         return
     report.notes.append(f"every partition goes on {offsets} offsets further; {REASON}")
     for files in partitions:
         first = files.next_offset
-        files.go_on_at(first + offsets)
+        files.next_offset = first + offsets
         report.cuts.append(
             Cut(topic=files.topic.name, partition=files.partition, first=first, next=files.next_offset, reason=REASON)
         )

@@ -11,10 +11,10 @@ from commitlog.durability import DurabilityName
 from core.settings import Section, quantity
 from core.units import DurationMs, SizeBytes
 
-PROFILES: Final[Mapping[str, Mapping[str, str]]] = {
-    "ssd": {"commit_interval": "10ms", "flush_interval": "100ms", "checkpoint_interval": "10s"},
-    "hdd": {"commit_interval": "20ms", "flush_interval": "500ms", "checkpoint_interval": "30s"},
-    "sd": {"commit_interval": "100ms", "flush_interval": "1s", "checkpoint_interval": "60s"},
+PROFILES: Final[Mapping[str, Mapping[str, str | int]]] = {
+    "ssd": {"commit_interval": "10ms", "commit_records": 64, "flush_interval": "100ms", "checkpoint_interval": "10s"},
+    "hdd": {"commit_interval": "20ms", "commit_records": 256, "flush_interval": "500ms", "checkpoint_interval": "30s"},
+    "sd": {"commit_interval": "100ms", "commit_records": 1000, "flush_interval": "1s", "checkpoint_interval": "60s"},
 }
 """What a profile sets, unless it is given. The fields below have the values of `ssd`, the default."""
 
@@ -24,9 +24,9 @@ class LogSettings(Section):
 
     profile: Literal["ssd", "hdd", "sd"] = Field(
         "ssd",
-        description="Kind of disk. Where they are not given, `commit_interval`, `flush_interval` and "
+        description="Kind of disk. Where they are not given, `commit_interval`, `commit_records`, `flush_interval` and "
         "`checkpoint_interval` are "
-        + "; ".join(f"`{name}`: {', '.join(values.values())}" for name, values in PROFILES.items())
+        + "; ".join(f"`{name}`: {', '.join(map(str, values.values()))}" for name, values in PROFILES.items())
         + " (docs/performance.md says why).",
     )
     durability: DurabilityName = Field(

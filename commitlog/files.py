@@ -53,7 +53,7 @@ class PartitionFiles:
         self.next_offset = base_offset + count
 
     def _closes(self, active: Segment, size_bytes: int, last_offset: int) -> bool:
-        """Whether a batch has to go to the next segment: this one would grow too large, or its indexes cannot say it."""
+        """Whether a batch has to go to the next segment: for its size, or for an offset too large for an index."""
         too_large = active.log_bytes + size_bytes > self._segment_size_bytes
         return too_large or last_offset - active.base_offset > MAX_RELATIVE_OFFSET
 

@@ -56,7 +56,7 @@ async def test_rows_are_seen_when_they_are_durable(tmp_path: Path) -> None:
 
 async def test_a_roll_that_finds_nothing_waits_for_the_one_that_closed_it(tmp_path: Path) -> None:
     disk = HeldDisk()
-    async with opened(tmp_path, storage=disk) as log:
+    async with opened(tmp_path, storage=disk, settings=log_settings(flush_interval="1h")) as log:
         await log.create_topic("telemetry", 1)
         await log.append([record("telemetry", "d", "v")])
         disk.hold("rename", "checkpoint")

@@ -58,9 +58,11 @@ async def test_a_stricter_listener_than_the_log(tmp_path: Path) -> None:
         mqtt = await Client.mqtt(box.mqtt_port, "c1")
         await weak_levels_are_noted(box, mqtt)
         tcp = await Client.connect(box.tcp_port)
+        before = box.log.stats.syncs
         box.storage.gate.clear()
         tcp.send(LINE)
         await wait_until_async(lambda: box.tcp.counters.records == 1)
         assert await tcp.silent()
         box.storage.gate.set()
         assert await tcp.line() == b"OK 1\n"
+        assert (box.log.stats.syncs, box.log.stats.unsynced_records) == (before + 1, 0)

@@ -145,6 +145,7 @@ class SegmentWriter:
                 clean=clean,
                 partitions=[files.point() for files in self._files.values()],
                 tables=dict(self._tables.snapshots),
+                table_bytes=dict(self._tables.snapshot_bytes),
             ),
         )
         for name in before - set(self._tables.snapshots.values()):

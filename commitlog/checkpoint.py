@@ -52,6 +52,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     clean: bool
     partitions: list[PartitionPoint]
     tables: dict[str, str]
+    table_bytes: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 _decode: Final = msgspec.msgpack.Decoder(Checkpoint).decode

@@ -184,8 +184,9 @@ class FileLogReader:
                 if not self._skip_damage(cursor, offset, high, gaps):
                     cursor = self._following(topic, partition, cursor, offset, gaps)
                 continue
-            if header.base_offset >= high:
-                return None
+            if header.base_offset >= high:  # not published yet; or, where a segment follows, a wrong offset
+                cursor = self._following(topic, partition, cursor, offset, gaps)
+                continue
             cursor.position += header.size_bytes
             cursor.offset, cursor.exact = header.last_offset + 1, True
             if header.last_offset < offset:

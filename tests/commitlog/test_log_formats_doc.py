@@ -17,6 +17,7 @@ from commitlog.watermarks import _SLOT_BYTES, STALE_AFTER_MS
 
 TEXT = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
 REPORT_FIELDS = [*KeptReport.__struct_fields__, *Cut.__struct_fields__]
+FIELDS = [*Checkpoint.__struct_fields__, *PartitionPoint.__struct_fields__, *REPORT_FIELDS]
 HEADER_NAMES = [value for name, value in vars(ingest.headers).items() if name.isupper()]
 
 

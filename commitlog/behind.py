@@ -154,6 +154,7 @@ class SegmentWriter:
                 partitions=[files.point() for files in self._files.values()],
                 tables=dict(self._tables.snapshots),
                 unsynced_records=self._unsynced_records,
+                table_bytes=dict(self._tables.snapshot_bytes),
             ),
         )
         for name in before - set(self._tables.snapshots.values()):

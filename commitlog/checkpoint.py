@@ -54,6 +54,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     partitions: list[PartitionPoint]
     tables: dict[str, str]
     unsynced_records: int = 0
+    table_bytes: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 _decode: Final = msgspec.msgpack.Decoder(Checkpoint).decode

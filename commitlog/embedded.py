@@ -211,8 +211,7 @@ class EmbeddedLog:
             self._segment_thread.submit(lambda: self._segments.create_topic(info), lambda _: resolve(made, None))
             await made
             zeros = [0] * count
-            windows = self._tables.rows(WINDOWS_TABLE)
-            self._topics.add(info, next_offsets=zeros, log_starts=zeros, windows=windows, now_ms=self.now_ms())
+            self._topics.add(info, next_offsets=zeros, log_starts=zeros, last_window=None, now_ms=self.now_ms())
             return info
 
     async def append(self, records: Sequence[NewRecord], changes: Sequence[TableChange] = ()) -> Sequence[Position]:

@@ -30,7 +30,7 @@ def placed_header(header: BatchHeader, expected: int, following: BatchHeader | N
     nowhere else; None where it fits nowhere, so that either offset may be wrong.
     """
     if following is None:
-        return header
+        return header if header.base_offset > expected else None
     span = header.last_offset + 1 - header.base_offset
     if following.base_offset == expected + span:
         return replace(header, base_offset=expected, last_offset=expected + span - 1)

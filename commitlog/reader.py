@@ -7,14 +7,13 @@ is deleted under it was renamed first, so what is open stays readable.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from commitlog.base import ClosedWindow, Gap, Record, Slice, TopicInfo, Watermark, WriterState
 from commitlog.batch import BatchHeader, RawBatch, check_crc
-from commitlog.checkpoint import read_checkpoint
 from commitlog.doorbell import DoorbellWaiter
 from commitlog.gaps import DAMAGED, EXPIRED, MISSING
 from commitlog.index import entry_before_time, offset_entries, time_entries
@@ -24,11 +23,10 @@ from commitlog.report import read_report
 from commitlog.resync import next_batch_after
 from commitlog.segment import INDEX_SUFFIX, TIMEINDEX_SUFFIX, base_offsets, segment_path
 from commitlog.storage import LOG_DIR, RUN_DIR, Storage, StorageFile, SystemStorage, partition_dir_name, read_whole
-from commitlog.tables import TABLES_DIR, read_snapshot, unpack
 from commitlog.watermarks import WatermarkMap
-from commitlog.windows import WINDOWS_TABLE, window_from_row
+from commitlog.window_list import WindowList
 from core.clock import Clock, SystemClock
-from core.errors import NotFoundError, UnavailableError
+from core.errors import NotFoundError
 
 _PLAIN_PER_ROOM: Final = 16  # stored sizes bound a slice; one from outside may unfold to a thousand times as much
 _SNAPSHOT_TRIES: Final = 5  # a checkpoint may replace a snapshot between reading its name and opening it
@@ -59,8 +57,7 @@ class FileLogReader:
         self._doorbell = DoorbellWaiter(data_dir / RUN_DIR)
         self._cursors: dict[tuple[str, int], _Cursor] = {}
         self._seen = (0, 0, 0)
-        self._windows_from = ""
-        self._windows: dict[str, list[ClosedWindow]] = {}
+        self._windows = WindowList(self._storage, self._log_dir)
 
     # -- LogReader
 
@@ -133,11 +130,11 @@ class FileLogReader:
 
     def windows(self, topic: str, *, after: int = -1) -> Sequence[ClosedWindow]:
         """See `LogReader.windows`."""
-        self._load_windows()
+        self._windows.refresh()
         info = self.topics().get(topic)
         if info is None:
             raise NotFoundError(f"there is no topic {topic!r}")
-        return [window for window in self._windows.get(info.topic_id, ()) if window.number > after]
+        return self._windows.after(info.topic_id, after)
 
     def wait(self, timeout_s: float) -> bool:
         """See `LogReader.wait`."""
@@ -189,8 +186,9 @@ class FileLogReader:
                 if not self._skip_damage(cursor, offset, high, gaps):
                     cursor = self._following(topic, partition, cursor, offset, gaps)
                 continue
-            if header.base_offset >= high:
-                return None
+            if header.base_offset >= high:  # not published yet; or, where a segment follows, a wrong offset
+                cursor = self._following(topic, partition, cursor, offset, gaps)
+                continue
             cursor.position += header.size_bytes
             cursor.offset, cursor.exact = header.last_offset + 1, True
             if header.last_offset < offset:
@@ -298,31 +296,3 @@ class FileLogReader:
             return read_whole(self._storage, segment_path(directory, base, suffix))
         except FileNotFoundError:
             return b""
-
-    # -- windows
-
-    def _load_windows(self) -> None:
-        """Read the snapshot of the `windows` table that the newest checkpoint names, unless it is the one at hand."""
-        for _ in range(_SNAPSHOT_TRIES):
-            checkpoint = read_checkpoint(self._storage, self._log_dir)
-            name = checkpoint.tables.get(WINDOWS_TABLE, "") if checkpoint else ""
-            if name == self._windows_from:
-                return
-            try:
-                rows = read_snapshot(self._storage, self._log_dir / TABLES_DIR / name)
-            except FileNotFoundError:
-                continue
-            self._windows = _windows_by_topic(unpack(row) for row in rows.values())
-            self._windows_from = name
-            return
-        raise UnavailableError("the windows table changes faster than it can be read", where=str(self._log_dir))
-
-
-def _windows_by_topic(rows: Iterator[Any]) -> dict[str, list[ClosedWindow]]:
-    windows: dict[str, list[ClosedWindow]] = {}
-    for row in rows:
-        window = window_from_row(row)
-        windows.setdefault(window.topic_id, []).append(window)
-    for group in windows.values():
-        group.sort(key=lambda window: window.number)
-    return windows

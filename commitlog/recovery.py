@@ -23,13 +23,14 @@ from commitlog.pass_over import pass_over
 from commitlog.replay import JOURNAL_NAME, replay
 from commitlog.report import Cut, RecoveryReport, keep_report
 from commitlog.restored import is_restored, leave_out, restored_is_told
-from commitlog.salvage import is_new, offsets_seen_by_windows, substitute_checkpoint
+from commitlog.salvage import is_new, substitute_checkpoint
 from commitlog.segment import leftovers
 from commitlog.settings import LogSettings
 from commitlog.storage import TEMPORARY_SUFFIX, Storage, partition_dir_name
 from commitlog.tables import TABLES_DIR, CommittedTables, SnapshotError, remove_unnamed_snapshots
 from commitlog.topic_dirs import find_topics
 from commitlog.version import check_version, write_meta
+from commitlog.windows import WINDOWS_TABLE, last_windows
 
 
 @dataclass(slots=True, kw_only=True)
@@ -114,6 +115,7 @@ def start_journal(storage: Storage, log_dir: Path, settings: LogSettings, recove
         clean=False,
         partitions=[files.point() for files in recovered.files],
         tables=dict(recovered.tables.snapshots),
+        table_bytes=dict(recovered.tables.snapshot_bytes),
     )
     write_checkpoint(storage, log_dir, checkpoint)
     size = settings.journal_size_bytes
@@ -158,6 +160,10 @@ def _tables(storage: Storage, log_dir: Path, checkpoint: Checkpoint | None, repo
             tables.load(storage, log_dir / TABLES_DIR, {table: name})
         except (SnapshotError, FileNotFoundError) as error:
             report.notes.append(f"state table {table!r} is lost: {error}")
+            continue
+        wanted = checkpoint.table_bytes.get(table, 0) if checkpoint else 0
+        if tables.snapshot_bytes[table] < wanted:
+            report.notes.append(f"state table {table!r} is older than it should be: the end of {name} is damaged")
     return tables
 
 
@@ -165,11 +171,10 @@ def _continue_past_windows(
     partitions: Sequence[RecoveredPartition], tables: CommittedTables, report: RecoveryReport
 ) -> None:
     """Never use an offset again that a closed window holds, should its records be lost."""
-    rows = tables.decoded()
-    topic_ids = {partition.files.topic.topic_id for partition in partitions}
-    ends = {topic_id: offsets_seen_by_windows(rows, topic_id) for topic_id in topic_ids}
+    newest = last_windows(tables.decoded().get(WINDOWS_TABLE, {}))
     for files in (partition.files for partition in partitions):
-        seen = ends[files.topic.topic_id].get(files.partition, 0)
+        window = newest.get(files.topic.topic_id)
+        seen = 0 if window is None else window.offsets.get(files.partition, (0, 0))[1]
         if seen > files.next_offset:
             reason = "in a closed window, and missing from the segments"
             report.cuts.append(

@@ -20,7 +20,7 @@ from commitlog.version import is_copy
 
 RESTORED_NAME: Final = "restored"
 OFFSETS_LEFT_OUT: Final = 1 << 36
-"""A week at more than 100,000 records a second into one partition. Offsets have room for millions of restores."""
+"""A week at 100,000 records a second into one partition; below `resync.NO_HIGH` there is room for 4,000 of them."""
 
 
 def is_restored(storage: Storage, log_dir: Path, journal: Path) -> bool:

@@ -1,8 +1,8 @@
 """Which directories are partitions of the log.
 
 The checkpoint knows the topics there were; a topic made since is known by its directories, each with a
-`partition.metadata`, or with segments should that be lost. Anything else below `<data>/log` was put there by somebody:
-it is left alone, and named in the report.
+`partition.metadata`, damaged or not, or with segments should that be lost. Anything else below `<data>/log` was put
+there by somebody: it is left alone, and named in the report.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from pathlib import Path
 
 from commitlog.base import TopicInfo
 from commitlog.checkpoint import PartitionPoint
-from commitlog.metadata import read_metadata
+from commitlog.metadata import METADATA_NAME, read_metadata
 from commitlog.report import RecoveryReport
-from commitlog.segment import base_offsets
+from commitlog.segment import bases_in
 from commitlog.settings import LogSettings
 from commitlog.storage import Storage, parse_partition_dir_name, partition_dir_name
 
@@ -38,7 +38,7 @@ def find_topics(
             continue
         topic, index = parsed
         topic_id = read_metadata(storage, log_dir / name)
-        if topic in known or not _is_partition(storage, log_dir, settings, topic, index, topic_id):
+        if topic in known or not _is_partition(storage, log_dir, settings, topic, index):
             report.notes.append(f"{name!r} is not a partition of this log, and is left alone")
             continue
         counts[topic] = max(counts.get(topic, 0), index + 1)
@@ -51,10 +51,8 @@ def find_topics(
     return [TopicInfo(name=name, topic_id=ids[name].hex(), partitions=counts[name]) for name in sorted(counts)]
 
 
-def _is_partition(
-    storage: Storage, log_dir: Path, settings: LogSettings, topic: str, index: int, topic_id: bytes | None
-) -> bool:
+def _is_partition(storage: Storage, log_dir: Path, settings: LogSettings, topic: str, index: int) -> bool:
     if index >= settings.max_topics * max(settings.partitions, 8):  # as many as the log may hold of all topics
         return False
-    directory = log_dir / partition_dir_name(topic, index)
-    return topic_id is not None or bool(base_offsets(storage, directory))
+    names = storage.names(log_dir / partition_dir_name(topic, index))
+    return METADATA_NAME in names or bool(bases_in(names))

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from commitlog.base import MAX_TOPIC_NAME_CHARS, NewRecord, TopicInfo
+from commitlog.base import MAX_TOPIC_NAME_CHARS, ClosedWindow, NewRecord, TopicInfo
 from commitlog.durability import Durability
 from commitlog.files import PartitionFiles
 from commitlog.partition import Partition
 from commitlog.partitioner import partition_for_key
-from commitlog.windows import OpenWindow, last_window
+from commitlog.windows import OpenWindow, last_windows
 from core.errors import BadRequestError, NotFoundError
 
 _NAME: Final = re.compile(rf"[a-zA-Z0-9._-]{{1,{MAX_TOPIC_NAME_CHARS}}}\Z")
@@ -71,15 +71,15 @@ class Topics:
         *,
         next_offsets: Sequence[int],
         log_starts: Sequence[int],
-        windows: Mapping[str, Any],
+        last_window: ClosedWindow | None,
         now_ms: int,
     ) -> None:
-        """A topic with its partitions at their open ends; `windows` are the rows of the `windows` table."""
+        """A topic with its partitions at their open ends, after its last closed window."""
         topic_id = bytes.fromhex(info.topic_id)
         topic = self._topics[info.name] = Topic(
             info,
             [Partition(info.name, topic_id, p, offset, self._opened) for p, offset in enumerate(next_offsets)],
-            OpenWindow(info, last_window(windows, info.topic_id), log_starts, now_ms),
+            OpenWindow(info, last_window, log_starts, now_ms),
         )
         self._set_durability(topic)
 
@@ -94,7 +94,8 @@ class Topics:
             partition.durability = self._durability.get(topic.info.name)
 
     def adopt(self, recovered: Sequence[PartitionFiles], windows: Mapping[str, Any], now_ms: int) -> None:
-        """Take over the topics that recovery found."""
+        """Take over the topics that recovery found; `windows` are the rows of the `windows` table."""
+        newest = last_windows(windows)
         groups: dict[str, list[PartitionFiles]] = {}
         for files in recovered:
             groups.setdefault(files.topic.name, []).append(files)
@@ -103,7 +104,7 @@ class Topics:
                 group[0].topic,
                 next_offsets=[files.next_offset for files in group],
                 log_starts=[files.log_start for files in group],
-                windows=windows,
+                last_window=newest.get(group[0].topic.topic_id),
                 now_ms=now_ms,
             )
 

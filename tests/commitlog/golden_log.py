@@ -79,14 +79,16 @@ def write_log(log_dir: Path) -> None:
         [window_change(WINDOW), ("state", "a", {"n": 1, "text": "ä", "bytes": b"\x00"}), ("state", "b", [1.5])]
     )
     tables.write_snapshots(storage, tables_dir, 7)
-    write_checkpoint(storage, log_dir, a_checkpoint(offset, dict(tables.snapshots)))
+    tables.apply([("state", "b", None), ("state", "c", 3)])
+    tables.write_snapshots(storage, tables_dir, 8)  # behind what there is
+    write_checkpoint(storage, log_dir, a_checkpoint(offset, dict(tables.snapshots), dict(tables.snapshot_bytes)))
     lost = Cut(
         topic="telemetry", partition=0, first=7, next=9, reason="damaged in segment 0", start_ms=5, devices=("m",)
     )
     keep_report(storage, log_dir, RecoveryReport(clean=False, cuts=[lost], notes=["a note"], duration_s=0.25), START_MS)
 
 
-def a_checkpoint(next_offset: int, tables: dict[str, str]) -> Checkpoint:
+def a_checkpoint(next_offset: int, tables: dict[str, str], table_bytes: dict[str, int]) -> Checkpoint:
     point = PartitionPoint(
         topic="telemetry",
         topic_id=TOPIC_ID,
@@ -108,6 +110,7 @@ def a_checkpoint(next_offset: int, tables: dict[str, str]) -> Checkpoint:
         clean=False,
         partitions=[point],
         tables=tables,
+        table_bytes=table_bytes,
     )
 
 

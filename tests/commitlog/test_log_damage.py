@@ -355,6 +355,22 @@ async def test_a_flipped_base_offset_is_read_as_its_neighbours_prove_it(tmp_path
     await log.close()
 
 
+@pytest.mark.parametrize("bit", [0, 3, 40])
+async def test_a_flipped_base_offset_at_the_end_of_a_closed_segment_is_a_gap(tmp_path: Path, bit: int) -> None:
+    """Nothing in the file proves it wrong; the record may be lost, but nobody gets stuck or another record."""
+    disk = MemoryDisk()
+    log = await flushed(tmp_path, disk, 4)
+    await log.roll("telemetry", "closed")
+    await log.append([record("telemetry", "m", "in a third segment")])
+    await log.roll("telemetry", "closed")
+    segment(disk, tmp_path, 1)[batch_places(disk, tmp_path, 1)[2] + 7 - bit // 8] ^= 1 << bit % 8
+    offsets, gaps = read_through(tmp_path, disk)
+    assert offsets[:3] == [0, 1, 2]
+    assert offsets[-1] == 4
+    assert {offset for gap in gaps for offset in range(gap.first, gap.next)} | set(offsets) == set(range(5))
+    await log.close()
+
+
 async def test_a_damaged_end_of_a_closed_segment_is_a_damaged_gap(tmp_path: Path) -> None:
     disk = MemoryDisk()
     log = await flushed(tmp_path, disk, 4)

@@ -10,20 +10,27 @@ import ingest.headers
 from commitlog.checkpoint import CHECKPOINT_MAGIC, Checkpoint, PartitionPoint
 from commitlog.foreign import Sequenced
 from commitlog.producers import MAX_ROWS, PRODUCERS_TABLE, Producers
-from commitlog.tables import SNAPSHOT_MAGIC
+from commitlog.report import REPORT_NAME, Cut, KeptReport
+from commitlog.restored import OFFSETS_LEFT_OUT
+from commitlog.snapshots import OLD_SNAPSHOT_MAGIC, SNAPSHOT_MAGIC
+from commitlog.version import FORMAT_VERSION, INODE_KEY, META_NAME
 from commitlog.watermarks import _MAGIC as MAP_MAGIC
 from commitlog.watermarks import _SLOT_BYTES, STALE_AFTER_MS
 
 TEXT = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
+REPORT_FIELDS = [*KeptReport.__struct_fields__, *Cut.__struct_fields__]
+FIELDS = [*Checkpoint.__struct_fields__, *PartitionPoint.__struct_fields__, *REPORT_FIELDS]
 HEADER_NAMES = [value for name, value in vars(ingest.headers).items() if name.isupper()]
 
 
-@pytest.mark.parametrize("name", [*HEADER_NAMES, *Checkpoint.__struct_fields__, *PartitionPoint.__struct_fields__])
+@pytest.mark.parametrize(
+    "name", [*HEADER_NAMES, *Checkpoint.__struct_fields__, *PartitionPoint.__struct_fields__, *REPORT_FIELDS]
+)
 def test_names_are_documented(name: str) -> None:
     assert f"`{name}`" in TEXT
 
 
-@pytest.mark.parametrize("magic", [CHECKPOINT_MAGIC, SNAPSHOT_MAGIC, MAP_MAGIC])
+@pytest.mark.parametrize("magic", [CHECKPOINT_MAGIC, SNAPSHOT_MAGIC, OLD_SNAPSHOT_MAGIC, MAP_MAGIC])
 def test_magic_numbers_are_documented(magic: bytes) -> None:
     assert f"`{magic.decode()}`" in TEXT
 
@@ -39,3 +46,11 @@ def test_the_rows_of_producers_are_documented() -> None:
 def test_sizes_are_documented() -> None:
     assert f"slots of {_SLOT_BYTES} bytes" in TEXT
     assert f"more than {STALE_AFTER_MS // 1000} s old" in TEXT
+
+
+def test_the_version_is_documented() -> None:
+    assert f"`{META_NAME}`: lines of text, `version={FORMAT_VERSION}`" in TEXT
+    assert f"`{INODE_KEY}=`" in TEXT
+    assert f"`{REPORT_NAME}`" in TEXT
+    assert OFFSETS_LEFT_OUT == 2**36
+    assert "2^36 offsets further" in TEXT

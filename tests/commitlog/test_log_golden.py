@@ -85,12 +85,14 @@ def test_the_journal_is_read() -> None:
 def test_checkpoint_tables_and_small_files_are_read() -> None:
     checkpoint = read_checkpoint(STORAGE, GOLDEN)
     assert checkpoint is not None
-    assert checkpoint == a_checkpoint(BASE + 36, dict(checkpoint.tables))
+    assert checkpoint == a_checkpoint(BASE + 36, dict(checkpoint.tables), dict(checkpoint.table_bytes))
+    sizes = {table: (GOLDEN / "tables" / name).stat().st_size for table, name in checkpoint.tables.items()}
+    assert checkpoint.table_bytes == sizes
     assert set(checkpoint.tables) == {"state", "windows"}
     state = read_snapshot(STORAGE, GOLDEN / "tables" / checkpoint.tables["state"])
     assert {key: unpack(value) for key, value in state.items()} == {
         "a": {"n": 1, "text": "ä", "bytes": b"\x00"},
-        "b": [1.5],
+        "c": 3,
     }
     (row,) = read_snapshot(STORAGE, GOLDEN / "tables" / checkpoint.tables["windows"]).values()
     assert window_from_row(unpack(row)) == WINDOW

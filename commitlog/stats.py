@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from commitlog.batch_errors import BATCH_ERROR_CODES
 from core.histogram import Histogram
 
 ACK_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -18,7 +19,7 @@ class LogStats:
         self.acked_records = 0
         self.durable_records = 0
         self.journal_waits = 0
-        self.batches: Counter[str] = Counter()
+        self.batches: Counter[str] = Counter(dict.fromkeys(("appended", "duplicate", *BATCH_ERROR_CODES), 0))
         """Batches from outside by what became of them: `appended`, `duplicate`, or the error code of the refusal."""
         self.ack_latency_s = Histogram(ACK_BUCKETS_S)
         self.sync_s = Histogram(SYNC_BUCKETS_S)

@@ -232,3 +232,9 @@ class Ready(Shape):
 
     ready: bool
     view: View
+    weaker_durability: dict[str, str] = Field(
+        default_factory=dict,
+        description="Where readings are acknowledged before they are synced to disk, and the level there (`interval`, "
+        "`os`); empty: nowhere.",
+        examples=[{"mqtt": "interval"}],
+    )

@@ -38,7 +38,8 @@ async def readyz(request: Request, services: Injected) -> Response:
     """200 when the edge writes, the status view is up to date and the sink shows signs of life; else 503 and why."""
     reasons = not_ready_reasons(services)
     if not reasons:
-        return answer(Ready(ready=True, view=view_of(services.tail.status())))
+        view = view_of(services.tail.status())
+        return answer(Ready(ready=True, view=view, weaker_durability=dict(services.weaker_durability)))
     return problem(
         503,
         "not-ready",

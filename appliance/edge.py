@@ -19,6 +19,7 @@ import structlog
 from appliance.edge_metrics import EdgeCollector, metrics_text
 from appliance.process import announce_ready, child_main
 from appliance.settings import Settings
+from commitlog.durability import Durability
 from commitlog.embedded import EmbeddedLog
 from commitlog.remote import log_handlers
 from commitlog.report import MAX_CUTS
@@ -75,6 +76,8 @@ class Edge:
         router = Router(settings.routes)  # a route that cannot work is said before anything is touched
         log = await _open_log(settings, failed)
         try:
+            own = {topic.name: topic.durability for topic in settings.topics if topic.durability is not None}
+            log.keep_topics_at({name: Durability.named(level) for name, level in own.items()})
             partitions = {topic.name: topic.partitions for topic in settings.topics}
             for name in sorted({EVENTS_TOPIC, settings.tcp.topic, *router.topics, *partitions}):
                 await log.create_topic(name, partitions.get(name))
@@ -97,6 +100,8 @@ class Edge:
             ) from self._failed.result()
 
     async def _let_in(self) -> None:
+        for where, level in self._settings.weaker_durability().items():
+            _log.warning("acknowledged before it is on disk", where=where, durability=level)
         self._sessions.edge_started()
         await self._channel.start()
         run_dir = self._settings.data_dir / RUN_DIR

@@ -64,7 +64,20 @@ class EdgeCollector(Collector):
         yield GaugeMetricFamily(
             "headrace_unsynced_records", "Records acknowledged but not yet on disk.", value=stats.unsynced_records
         )
-        yield CounterMetricFamily("headrace_commits", "Commits written to the journal and synced.", value=stats.commits)
+        yield GaugeMetricFamily(
+            "headrace_unsynced_bytes",
+            "Journal bytes of records acknowledged but not yet on disk.",
+            value=stats.unsynced.size_bytes,
+        )
+        yield GaugeMetricFamily(
+            "headrace_unsynced_age_seconds",
+            "Age of the oldest record acknowledged but not yet on disk.",
+            value=self._log.unsynced_age_s,
+        )
+        yield CounterMetricFamily("headrace_commits", "Commits written to the journal.", value=stats.commits)
+        yield CounterMetricFamily(
+            "headrace_journal_syncs", "Syncs of the journal, one per commit at durability fsync.", value=stats.syncs
+        )
         yield CounterMetricFamily(
             "headrace_journal_waits", "Commits that waited for a checkpoint to make room.", value=stats.journal_waits
         )
@@ -84,7 +97,7 @@ class EdgeCollector(Collector):
             "Time from an append to its acknowledgement; each record counts as the oldest of its commit.",
             stats.ack_latency_s,
         )
-        yield _histogram("headrace_sync_seconds", "Time to write and sync one journal entry.", stats.sync_s)
+        yield _histogram("headrace_sync_seconds", "Time of one sync of the journal, its write included.", stats.sync_s)
         yield GaugeMetricFamily(
             "headrace_clock_behind_seconds",
             "How far the box's clock is behind the newest record; until it is past it, records carry that time.",

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
+from commitlog.durability import Durability
+
 Header = tuple[str, bytes | None]
 """A record header: a name, which may stand more than once, and a value."""
 
@@ -200,7 +202,7 @@ class LogReader(Protocol):
 
 
 class Log(Protocol):
-    """A log that can be appended to. Every call returns once what it did is durable."""
+    """A log that can be appended to. Every call returns once what it did is durable, records at their level."""
 
     async def create_topic(self, name: str, partitions: int | None = None) -> TopicInfo:
         """Make a topic, or return it as it is when it exists. Raises BadRequestError for an illegal name."""
@@ -208,6 +210,8 @@ class Log(Protocol):
 
     async def append(self, records: Sequence[NewRecord], changes: Sequence[TableChange] = ()) -> Sequence[Position]:
         """Append records and change tables in one atomic commit; positions are in the order of the records.
+
+        Records are durable at their topic's level or the log's; with changes of tables always synced.
 
         Raises NotFoundError for an unknown topic, UnavailableError when the log cannot accept now.
         """
@@ -233,7 +237,7 @@ class Log(Protocol):
         ...
 
     async def roll(self, topic: str, reason: str) -> ClosedWindow | None:
-        """Close the open window of a topic: fsync, close active segments, record the window durably.
+        """Close the open window of a topic: fsync, whatever its durability; close active segments, record the window.
 
         None if nothing was appended since the last roll. Raises NotFoundError for an unknown topic.
         """
@@ -281,8 +285,18 @@ class Appender(Protocol):
         """Time received for everything appended in this chunk; never decreasing."""
         ...
 
-    def appended(self, count: int, size_bytes: int, waiter: Waiter | None = None, token: Any = None) -> None:
-        """`count` records of about `size_bytes` were appended; `waiter` is told when they are durable."""
+    def appended(
+        self,
+        count: int,
+        size_bytes: int,
+        waiter: Waiter | None = None,
+        token: Any = None,
+        durability: Durability | None = None,
+    ) -> None:
+        """`count` records of about `size_bytes` were appended; `waiter` is told when they are durable.
+
+        At the level `durability`, where their topics have none of their own; None: the log's.
+        """
         ...
 
     def when_clear(self, resume: Any) -> None:

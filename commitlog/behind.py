@@ -1,8 +1,9 @@
 """Segments are written behind the journal.
 
 One thread owns every segment file, the committed copy of the state tables, the checkpoint and the watermark map. It is
-given *flushes* in commit order: the records and table changes of all commits since the last flush, the last of which is
-durable in the journal. After a flush the records are readable; after a checkpoint the journal's space is free again.
+given *flushes* in commit order: the records and table changes of all commits since the last flush, the last of which
+is in the journal, durable at its level. After a flush the records are readable; after a checkpoint the journal's space
+is free again.
 
 Numbered steps of a flush, each of which a crash may follow without harm, because the journal still holds everything:
 1. write each partition's batch to its active segment; 2. apply the table changes; 3. for each closed window, sync and
@@ -80,6 +81,7 @@ class SegmentWriter:
         self._checkpoint_at_ms = clock.monotonic_ms()
         self._behind_checkpoint = False
         self._graveyard = Graveyard(storage)
+        self._unsynced_records = 0
         self.bytes_written = 0
         self.checkpoints = 0
 
@@ -125,6 +127,12 @@ class SegmentWriter:
             self.checkpoint()
             self._marks.publish([], checkpoint=True)
 
+    def note_unsynced(self) -> None:
+        """Checkpoint, from now on with the note that readers may see what is not durable yet. Raises OSError."""
+        self._unsynced_records = self._settings.unsynced_records
+        self.checkpoint()
+        self._marks.publish([], checkpoint=True)
+
     def checkpoint(self, *, clean: bool = False) -> None:
         """Make all that was flushed durable where it stands, and release the journal up to there. Raises OSError."""
         for files in self._files.values():
@@ -145,6 +153,7 @@ class SegmentWriter:
                 clean=clean,
                 partitions=[files.point() for files in self._files.values()],
                 tables=dict(self._tables.snapshots),
+                unsynced_records=self._unsynced_records,
             ),
         )
         for name in before - set(self._tables.snapshots.values()):

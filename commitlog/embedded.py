@@ -8,8 +8,9 @@ Three threads, one direction:
     acknowledge                   <--                                flush: segments, tables, windows,
                                                                      checkpoint, watermarks, doorbell
 
-Segments are flushed at commit boundaries, so a flush never holds a record that is not durable yet; the checkpoint
-moves only over what is synced in segments and table snapshots. When a disk operation fails the log fails as a whole:
+Segments are flushed at commit boundaries, so a flush never holds a record that is not durable yet at its level
+(`commitlog.durability`; the sync is left out at the weaker ones); the checkpoint moves only over what is synced in
+segments and table snapshots. When a disk operation fails the log fails as a whole:
 nothing more is acknowledged, and the process is expected to stop and recover.
 """
 
@@ -28,6 +29,7 @@ from commitlog.base import ClosedWindow, NewRecord, Position, ProducerIdentity, 
 from commitlog.behind import Flush, SegmentWriter
 from commitlog.commit import Commit, GroupCommit
 from commitlog.doorbell import Doorbell
+from commitlog.durability import Durability, strictest
 from commitlog.intake import BatchIntake, Surroundings
 from commitlog.journal import Change, Journal, JournalBatch, encode_body
 from commitlog.partition import Partition, TakenBatch
@@ -86,12 +88,15 @@ class EmbeddedLog:
         self._unflushed_changes: list[Change] = []
         self._last_flush_s = self._loop.time()
         self._flush_timer: asyncio.TimerHandle | None = None
+        self._checkpoints_seen = 0
         self._commits = GroupCommit(
             settings,
             self.stats,
             take=self._take,
             write=self._write,
+            sync=self._sync,
             durable=self._durable,
+            note_unsynced=self._note_unsynced,
             on_error=self._fail,
         )
         self.appended = self._commits.appended  # bound directly: called once per chunk by every listener
@@ -167,7 +172,7 @@ class EmbeddedLog:
         self._journal.close()
 
     async def drain(self) -> None:
-        """Wait until everything appended so far is durable and its waiters have been told (or the log failed)."""
+        """Wait until everything appended is durable at its level and its waiters were told (or the log failed)."""
         await self._commits.drain()
 
     # -- Appender: the hot path (`appended` and `when_clear` are the group commit's own)
@@ -274,7 +279,8 @@ class EmbeddedLog:
         records is the caller's business. Raises NotFoundError, UnavailableError.
         """
         self._check()
-        info = self._topics.partition(topic, partition)
+        self._topics.partition(topic, partition)
+        info = self._topics.named(topic).info
         deleted: asyncio.Future[int] = self._promise()
         self._segment_thread.submit(
             lambda: self._segments.delete_segments(info, partition, before_offset),
@@ -289,6 +295,15 @@ class EmbeddedLog:
     def topics(self) -> Sequence[TopicInfo]:
         """Every topic."""
         return [topic.info for topic in self._topics]
+
+    def keep_topics_at(self, levels: Mapping[str, Durability]) -> None:
+        """Give topics, by name, durability levels of their own; those that are not named have none."""
+        self._topics.keep_at(levels)
+
+    @property
+    def unsynced_age_s(self) -> float:
+        """How long ago the oldest record was appended that is acknowledged but not yet on disk; 0: there is none."""
+        return self.stats.unsynced.age_s(self._loop.time())
 
     def bytes_since_roll(self, topic: str) -> int:
         """About how many bytes a topic has taken in since its last window closed."""
@@ -311,11 +326,17 @@ class EmbeddedLog:
 
     # -- committing
 
-    def _take(self) -> Commit:
+    def _change(self, change: Change) -> None:
+        """Put a table change into the open commit; `rows` shows it once it is durable."""
+        self._changes.append(change)
+
+    def _take(self, asked: Durability) -> Commit:
         """Everything open, and the flush if one is due, ending where this commit ends."""
+        level = strictest(asked, [partition.durability for partition in self._opened])
         batches = [taken for partition in self._opened for taken in partition.take_journal_batches()]
         self._unflushed.update(self._opened)
         self._opened.clear()
+        rolls = len(self._rolls)
         windows, answer = self._close_windows()
         changes, self._changes = self._changes, []
         self._unflushed_changes.extend(changes)
@@ -325,11 +346,13 @@ class EmbeddedLog:
             changes=changes,
             flush=flush,
             after_flush=answer,
+            rolls=rolls,
             records=sum(batch.count for batch in batches),
+            durability=Durability.FSYNC if changes or windows else level,  # others act on what tables and windows say
         )
 
     def _write(self, commit: Commit) -> None:
-        """In the journal thread: one entry, one sync."""
+        """In the journal thread: one entry, and one sync unless the commit does without."""
         batches = [
             JournalBatch(taken.partition.topic_id, taken.partition.index, taken.build(self._leader_epoch))
             for taken in commit.batches
@@ -338,16 +361,31 @@ class EmbeddedLog:
         if not self._journal.fits(len(body)):
             self.stats.journal_waits += 1
             self._journal.wait_for_room(len(body))
+        commit.size_bytes = len(body)
+        synced = commit.durability is Durability.FSYNC
         started_s = time.perf_counter()
-        self._journal.write(body)
-        self.stats.commit_written(time.perf_counter() - started_s)
+        self._journal.write(body, sync=synced)
+        self.stats.commit_written(time.perf_counter() - started_s, synced=synced)
+
+    def _sync(self) -> None:
+        """In the journal thread: sync what commits have left unsynced."""
+        started_s = time.perf_counter()
+        self._journal.sync()
+        self.stats.synced(time.perf_counter() - started_s)
+
+    def _note_unsynced(self, noted: Callable[[], None]) -> None:
+        self._segment_thread.submit(self._segments.note_unsynced, lambda _: noted())
 
     def _durable(self, commit: Commit) -> None:
         """The commit is in the journal: its flush may be written behind it."""
+        for change in commit.changes:
+            self._tables.apply(change)
         if commit.flush is not None:
             flush = commit.flush
             flush.reaches(self._journal)
             self._segment_thread.submit(lambda: self._segments.flush(flush), lambda _: commit.after_flush())
+        elif commit.rolls:  # that found nothing to close: the one before, which closed it, may still be under way
+            self._segment_thread.submit(lambda: None, lambda _: commit.after_flush())
         if self._rolls:
             self._loop.call_soon(self._commits.start)
         if (self._unflushed or self._unflushed_changes) and self._flush_timer is None:
@@ -362,12 +400,10 @@ class EmbeddedLog:
         for name, reason, future in rolls:
             topic = self._topics.named(name)
             window = topic.window.close([p.next_offset for p in topic.partitions], self.now_ms(), reason)
-            if window is None:
-                resolve(future, None)
-                continue
-            self._change(window_change(window))
-            windows.append(window)
             answers.append((future, window))
+            if window is not None:
+                self._change(window_change(window))
+                windows.append(window)
         return windows, lambda: _answer(answers)
 
     # -- flushing
@@ -406,10 +442,14 @@ class EmbeddedLog:
             self._segment_thread.submit(lambda: self._segments.flush(flush))
 
     def _beat(self) -> None:
-        """Every half second: say that the log lives, and let a checkpoint happen that is due while nothing arrives."""
+        """Every half second: say that the log lives, and let happen what is due while nothing arrives."""
+        if self._failed is not None:
+            return  # from now on readers take it for gone
         self._marks.beat(self._clock.monotonic_ms())
-        if self._failed is None:
-            self._segment_thread.submit(self._segments.checkpoint_if_due)
+        self._segment_thread.submit(self._segments.checkpoint_if_due)
+        if self._checkpoints_seen != self._segments.checkpoints:
+            self._checkpoints_seen = self._segments.checkpoints
+            self._commits.sync_late()
         self._beat_timer = self._loop.call_later(HEARTBEAT_MS / 1000, self._beat)
 
     # -- failing
@@ -441,10 +481,6 @@ class EmbeddedLog:
             raise self._unavailable()
         if self._closed:
             raise UnavailableError("the log is closed")
-
-    def _change(self, change: Change) -> None:
-        self._tables.apply(change)
-        self._changes.append(change)
 
 
 def _answer(answers: Sequence[tuple[asyncio.Future[ClosedWindow | None], ClosedWindow | None]]) -> None:

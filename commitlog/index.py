@@ -20,6 +20,7 @@ from typing import Final
 INDEX_INTERVAL_BYTES: Final = 4096
 OFFSET_ENTRY: Final = struct.Struct(">ii")
 TIME_ENTRY: Final = struct.Struct(">qi")
+MAX_RELATIVE_OFFSET: Final = 2**31 - 1
 
 
 def offset_entries(data: bytes) -> list[tuple[int, int]]:

@@ -121,8 +121,8 @@ class Journal:
         """Bytes between tail and head."""
         return self.head - self.tail
 
-    def write(self, body: bytes) -> tuple[int, int]:
-        """Append an entry and sync it. Returns its sequence and the logical position after it.
+    def write(self, body: bytes, *, sync: bool = True) -> tuple[int, int]:
+        """Append an entry and sync it, unless `sync` is False. Returns its sequence and the logical position after it.
 
         Raises JournalFullError before anything is written, OSError when the write or the sync failed: then nothing
         is known about the bytes on disk and the journal must not be used again.
@@ -134,11 +134,16 @@ class Journal:
         if at != self.head:
             self._mark_lap_end()
         self._file.write(entry, at % self._size)
-        self._file.sync()
+        if sync:
+            self._file.sync()
         self.next_sequence = sequence + 1
         self.head = at + len(entry)
         self.bytes_written += len(entry)
         return sequence, self.head
+
+    def sync(self) -> None:
+        """Make every entry written so far durable. Raises OSError, as `write` does."""
+        self._file.sync()
 
     def release(self, position: int) -> None:
         """Everything before this logical position is no longer needed."""

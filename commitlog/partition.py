@@ -16,6 +16,7 @@ from aiokafka.record._crecords import DefaultRecordBatchBuilder
 
 from commitlog.base import Header
 from commitlog.batch import CODEC_NONE, CODEC_ZSTD, new_builder, place
+from commitlog.durability import Durability
 
 
 class ReadyBatch:
@@ -48,7 +49,7 @@ class TakenBatch:
 
 
 class Partition:
-    """One partition's open batches. Used on the event loop only."""
+    """One partition's open batches. Used on the event loop only. `durability`: its topic's own level, if it has one."""
 
     __slots__ = (
         "_journal",
@@ -60,6 +61,7 @@ class Partition:
         "_segment_closed",
         "_segment_closed_bytes",
         "_segment_count",
+        "durability",
         "index",
         "next_offset",
         "topic",
@@ -71,6 +73,7 @@ class Partition:
         self.topic_id = topic_id
         self.index = index
         self.next_offset = next_offset
+        self.durability: Durability | None = None
         self._opened = opened
         self._journal_count = 0
         self._segment_count = 0

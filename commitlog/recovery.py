@@ -19,6 +19,7 @@ from commitlog.checkpoint import Checkpoint, CheckpointError, read_checkpoint, w
 from commitlog.files import PartitionFiles
 from commitlog.journal import Journal, preallocate
 from commitlog.partition_recovery import RecoveredPartition, append_behind, recover_partition
+from commitlog.pass_over import pass_over
 from commitlog.replay import JOURNAL_NAME, replay
 from commitlog.report import Cut, RecoveryReport, keep_report
 from commitlog.restored import is_restored, leave_out, restored_is_told
@@ -75,7 +76,10 @@ def recover(storage: Storage, log_dir: Path, settings: LogSettings) -> Recovered
     # 6. Where this is an older copy of the log, nothing that was given out since is given out again.
     if is_restored(storage, log_dir, log_dir / JOURNAL_NAME):
         leave_out([recovered.files for recovered in files], report)
-    # 7. Make it durable where it stands now.
+    # 7. Offsets that readers may have seen, of records that were never synced, are not used again.
+    if checkpoint is not None and not checkpoint.clean:
+        pass_over(checkpoint.unsynced_records, [recovered.files for recovered in files], report)
+    # 8. Make it durable where it stands now.
     for recovered in files:
         recovered.files.sync()
     report.clean = checkpoint is None or (

@@ -5,9 +5,10 @@ table that changed since the last one is written whole to a snapshot of its own,
 20 digits>.snapshot`, and the checkpoint names the snapshots that belong together. Recovery loads those and applies the
 journal's changes after them.
 
-There are two copies of each table in memory: `LiveTables`, read and changed on the event loop, ahead of the disk by the
-open commit; and `CommittedTables`, kept by the thread that writes segments, exactly as of the last flushed commit. The
-second one holds packed values, so that a snapshot never waits for the loop nor the loop for a snapshot.
+There are two copies of each table in memory: `LiveTables`, read on the event loop and changed there once the commit
+that carries a change is durable; and `CommittedTables`, kept by the thread that writes segments, exactly as of the last
+flushed commit. The second one holds packed values, so that a snapshot never waits for the loop nor the loop for a
+snapshot.
 
 A snapshot file: 8 bytes `HRTABLE1`, uint32 CRC-32C of the rest, then msgpack `{key: packed value}`.
 """
@@ -41,7 +42,7 @@ class SnapshotError(ValueError):
 
 
 class LiveTables:
-    """The tables as the event loop sees them; a change made here has to be put into the open commit as well."""
+    """The tables as the event loop sees them: what is durable, whether or not it is flushed."""
 
     def __init__(self, rows: Mapping[str, Mapping[str, Any]]) -> None:
         self._tables: dict[str, dict[str, Any]] = {name: dict(table) for name, table in rows.items()}

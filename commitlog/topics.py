@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from commitlog.base import MAX_TOPIC_NAME_CHARS, NewRecord, TopicInfo
+from commitlog.durability import Durability
 from commitlog.files import PartitionFiles
 from commitlog.partition import Partition
 from commitlog.partitioner import partition_for_key
@@ -35,6 +36,7 @@ class Topics:
         self._max_partitions = max_partitions
         self._opened = opened
         self._topics: dict[str, Topic] = {}
+        self._durability: Mapping[str, Durability] = {}
 
     def __iter__(self) -> Iterator[Topic]:
         return iter(self._topics.values())
@@ -49,13 +51,6 @@ class Topics:
         if topic is None:
             raise NotFoundError(f"there is no topic {name!r}", mend=f"one of {', '.join(sorted(self._topics))}")
         return topic
-
-    def partition(self, name: str, partition: int) -> TopicInfo:
-        """The topic of a partition. Raises NotFoundError when there is no such partition."""
-        info = self.named(name).info
-        if not 0 <= partition < info.partitions:
-            raise NotFoundError(f"topic {name!r} has no partition {partition}")
-        return info
 
     def check_new(self, name: str, partitions: int) -> None:
         """Raise BadRequestError unless a topic of that name and size can be made."""
@@ -81,11 +76,22 @@ class Topics:
     ) -> None:
         """A topic with its partitions at their open ends; `windows` are the rows of the `windows` table."""
         topic_id = bytes.fromhex(info.topic_id)
-        self._topics[info.name] = Topic(
+        topic = self._topics[info.name] = Topic(
             info,
             [Partition(info.name, topic_id, p, offset, self._opened) for p, offset in enumerate(next_offsets)],
             OpenWindow(info, last_window(windows, info.topic_id), log_starts, now_ms),
         )
+        self._set_durability(topic)
+
+    def keep_at(self, levels: Mapping[str, Durability]) -> None:
+        """Levels of topics by name, of those that are there and those to come; the others have none of their own."""
+        self._durability = dict(levels)
+        for topic in self:
+            self._set_durability(topic)
+
+    def _set_durability(self, topic: Topic) -> None:
+        for partition in topic.partitions:
+            partition.durability = self._durability.get(topic.info.name)
 
     def adopt(self, recovered: Sequence[PartitionFiles], windows: Mapping[str, Any], now_ms: int) -> None:
         """Take over the topics that recovery found."""

@@ -246,7 +246,7 @@ class EmbeddedLog:
 
     async def append_batch(self, topic: str, partition: int, batch: bytes) -> Position:
         """See `Log.append_batch`."""
-        return await self._intake.append(self._topics.open_partition(topic, partition), batch)
+        return await self._intake.append(self._topics.partition(topic, partition), batch)
 
     async def init_producer_id(self) -> ProducerIdentity:
         """See `Log.init_producer_id`."""

@@ -110,12 +110,12 @@ class Topics:
     def target(self, record: NewRecord) -> Partition:
         """The partition a record goes to. Raises NotFoundError."""
         if record.partition is not None:
-            return self.open_partition(record.topic, record.partition)
+            return self.partition(record.topic, record.partition)
         partitions = self.named(record.topic).partitions
         return partitions[partition_for_key(record.key, len(partitions))]
 
-    def open_partition(self, topic: str, index: int) -> Partition:
-        """The open end of a partition, by its number. Raises NotFoundError."""
+    def partition(self, topic: str, index: int) -> Partition:
+        """A partition by its number. Raises NotFoundError."""
         partitions = self.named(topic).partitions
         if not 0 <= index < len(partitions):
             raise NotFoundError(f"topic {topic!r} has no partition {index}")

@@ -81,6 +81,8 @@ _BY_CODE: Final = {
     )
 }
 
+BATCH_ERROR_CODES: Final = tuple(_BY_CODE)
+
 
 def batch_error(code: str, told: HeadraceError) -> HeadraceError:
     """The error of that `code` in the words that came over the local channel; `told` itself for any other code."""

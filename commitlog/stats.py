@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from commitlog.batch_errors import BATCH_ERROR_CODES
 from commitlog.durability import Unsynced
 from core.histogram import Histogram
 
@@ -20,7 +21,7 @@ class LogStats:
         self.unsynced = Unsynced()
         self.syncs = 0
         self.journal_waits = 0
-        self.batches: Counter[str] = Counter()
+        self.batches: Counter[str] = Counter(dict.fromkeys(("appended", "duplicate", *BATCH_ERROR_CODES), 0))
         """Batches from outside by what became of them: `appended`, `duplicate`, or the error code of the refusal."""
         self.ack_latency_s = Histogram(ACK_BUCKETS_S)
         self.sync_s = Histogram(SYNC_BUCKETS_S)

@@ -348,7 +348,7 @@ async def test_what_became_of_batches_is_counted(tmp_path: Path) -> None:
             with contextlib.suppress(BatchError):
                 await log.append_batch("telemetry", 0, batch)
         counts = {"appended": 2, "duplicate": 1, "batch.corrupt-message": 1, "batch.message-too-large": 1}
-        assert log.stats.batches == counts
+        assert {outcome: count for outcome, count in log.stats.batches.items() if count} == counts
 
 
 async def test_what_is_not_bytes_is_refused(tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ from commitlog.checkpoint import read_checkpoint
 from commitlog.durability import Durability, Unsynced, strictest, weaker_levels
 from commitlog.embedded import EmbeddedLog
 from commitlog.files import PartitionFiles
-from commitlog.gaps import MISSING
 from commitlog.index import MAX_RELATIVE_OFFSET
 from commitlog.pass_over import REASON
 from commitlog.reader import FileLogReader
@@ -274,7 +273,7 @@ async def test_offsets_that_readers_saw_and_a_power_cut_took_are_not_used_again(
         with closing(FileLogReader(tmp_path, storage=disk, clock=clock)) as reader:
             await wait_until_async(lambda: reader.writer_state() is WriterState.LIVE, describe="the first heartbeat")
             read = reader.read("telemetry", 0, 1)
-            assert [(gap.first, gap.next, gap.reason) for gap in read.gaps] == [(1, 101, MISSING)]
+            assert [(gap.first, gap.next) for gap in read.gaps] == [(1, 101)]
             (position,) = await log.append([record("telemetry", "d", "new")])
             assert position.offset == 101
             await wait_until_async(lambda: reader.watermarks("telemetry")[0].high == 102, describe="seen")
@@ -386,14 +385,13 @@ async def test_offsets_mean_one_thing_for_ever(tmp_path: Path, seed: int, level:
             known.cached.clear()
     await (await open_log(tmp_path, storage=disk, settings=settings)).close()
     assert known.must_stay | known.cached <= _look(tmp_path, disk, known.seen).keys()
-    assert known.serial > 10, "the lives were too short to show anything"
 
 
 async def _live(log: EmbeddedLog, data_dir: Path, disk: MemoryDisk, known: Known, rng: random.Random) -> None:
     known.must_stay |= known.cached
     await log.create_topic("telemetry", 1)
     assert known.must_stay <= _look(data_dir, disk, known.seen).keys(), "synced, and lost"
-    for _ in range(rng.randint(1, 30)):
+    for _ in range(rng.randint(1, 30) if known.serial else 20):
         known.serial += 1
         changes = [TableChange(table="state", key="k", value=known.serial)] if rng.random() < 0.1 else []
         (position,) = await log.append([record("telemetry", "d", b"%d" % known.serial)], changes)

@@ -7,14 +7,16 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from commitlog.check import check_log
+from commitlog.reader import FileLogReader
 from devices.simulator.report import FleetReport
+from tests.commitlog.other_reader import by_kafka_python, by_the_reader
 from tests.conftest import wait_until
 from tests.e2e.appliance_process import HEADRACE, Appliance, appliance
 
@@ -116,6 +118,7 @@ def _holds_what_was_acked(data: Path, report: FleetReport) -> None:
         lines = box.run_command("log", "dump", "--topic", "telemetry").splitlines()
         assert box.stop() == 0
     check(data)
+    _another_reader_agrees(data)
     stored: dict[str, set[int]] = {}
     for line in lines:
         record = json.loads(line)
@@ -124,3 +127,10 @@ def _holds_what_was_acked(data: Path, report: FleetReport) -> None:
     for device, sent in report.devices.items():
         acked = {seq for first, last in sent.acked for seq in range(first, last + 1)}
         assert acked <= stored.get(device, set()), f"{device}: acked and lost"
+
+
+def _another_reader_agrees(data: Path) -> None:
+    with closing(FileLogReader(data)) as reader:
+        partitions = [(name, p) for name, info in reader.topics().items() for p in range(info.partitions)]
+    for topic, partition in partitions:
+        assert list(by_kafka_python(data, topic, partition)) == by_the_reader(data, topic, partition)

@@ -76,6 +76,7 @@ class SegmentCheck:
         self.result = SegmentResult(reached=Reached(task.base, before.newest_ms, before.leader_epoch))
         self._reached = self.result.reached
         self._suspect: tuple[int, BatchHeader] | None = None
+        self._claimed_end = -1  # of damaged bytes behind which no batch was seen yet
         self._index = IndexCheck(task.base, *task.index)
 
     def run(self, file: StorageFile) -> Iterator[int]:
@@ -90,6 +91,7 @@ class SegmentCheck:
             self.result.log_bytes = part.end
             yield part.end
         self._settle_suspect(task.following)
+        self._settle_damage()
         if task.following is not None and task.following < self._reached.next_offset:
             self._find("offset-overlap", f"the next segment starts at {task.following}, before this one ends", 0)
         self._check_index()
@@ -106,31 +108,26 @@ class SegmentCheck:
             return True
         self._settle_suspect(None)
         first = self._reached.next_offset
-        following = self._after(part, first)
-        self._reached.next_offset = max(first, following)
-        size = part.end - part.position
-        what = f"{size} bytes hold no whole batch ({DAMAGED}): {in_words(first, following)}"
-        self._find("batch-damaged", what, part.position, first, following)
+        what = f"{part.end - part.position} bytes hold no whole batch ({DAMAGED}): {in_words(first, first)}"
+        self._find("batch-damaged", what, part.position, first, first)
+        header = part.header
+        claims = header is not None and header.base_offset == first and part.end == part.position + header.size_bytes
+        self._claimed_end = header.last_offset + 1 if header is not None and claims else first
         return False
 
-    def _after(self, part: Stretch, first: int) -> int:
-        """The offset after a damaged stretch, as far as its neighbours or its own header tell."""
-        header = part.header
-        fits = header is not None and header.base_offset == first and part.position + header.size_bytes == part.end
-        if header is not None and fits and not self._beyond(header.last_offset + 1):
-            return header.last_offset + 1
-        if part.end >= self._task.size_bytes and self._task.following is not None:
-            return max(first, self._task.following)
-        return first
-
-    def _beyond(self, offset: int) -> bool:
-        following = self._task.following
-        return offset > self._task.high or (following is not None and offset > following)
+    def _settle_damage(self) -> None:
+        """How far a damaged end goes: to where others say that the segment ends, else as far as its header claims."""
+        task, first = self._task, self._reached.next_offset
+        known = task.following or task.ends_at
+        end = known if known > first else min(self._claimed_end, task.high)
+        if end > first and self._claimed_end >= 0 and widen_damage(self.result.looked, first, end):
+            self._reached.next_offset = end
 
     # -- whole batches
 
     def _batch(self, part: WholeBatch) -> None:
         header, position = part.header, part.position
+        self._claimed_end = -1
         count = header.last_offset - header.base_offset + 1
         first = self._place(header, position)
         self.result.batches += 1

@@ -20,7 +20,7 @@ from tests.commitlog.other_reader import by_kafka_python, by_the_reader
 from tests.conftest import wait_until
 from tests.e2e.appliance_process import HEADRACE, Appliance, appliance
 
-KILLS = int(os.environ.get("HEADRACE_KILLS", "4"))  # more of them for a longer look
+KILLS = int(os.environ.get("E2E_KILLS", "4"))  # more of them for a longer look
 # Short windows and small segments: rolls, checkpoints and new segments happen all the time.
 BUSY = ("retention.roll_interval=2s", "log.segment_size=64KB", "log.checkpoint_interval=500ms", "log.flush_bytes=4KB")
 

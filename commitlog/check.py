@@ -31,7 +31,7 @@ from commitlog.gaps import MISSING
 from commitlog.look import LogLook, PartitionLook, look_at, unreadable
 from commitlog.segment import INDEX_SUFFIX, TIMEINDEX_SUFFIX, base_offsets, segment_path
 from commitlog.storage import LOG_DIR, Storage, SystemStorage, read_whole
-from commitlog.walk import MAX_OFFSET
+from commitlog.check_walk import MAX_OFFSET
 from core.clock import Clock, SystemClock
 
 _LOOKS: Final = 6  # at what seems wrong, until two of them agree on a log that stood still

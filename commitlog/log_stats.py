@@ -16,7 +16,7 @@ from commitlog.replay import JOURNAL_NAME
 from commitlog.segment import INDEX_SUFFIX, TIMEINDEX_SUFFIX, base_offsets, segment_path
 from commitlog.storage import LOG_DIR, Storage, StorageFile, SystemStorage
 from commitlog.tables import TABLES_DIR, SnapshotError, read_snapshot
-from commitlog.walk import MAX_OFFSET
+from commitlog.check_walk import MAX_OFFSET
 from core.clock import Clock, SystemClock
 
 _FRAME_HEADER_BYTES: Final = 18  # zstd's longest: what says how long the contents are

@@ -21,6 +21,7 @@ from appliance.process import announce_ready, child_main
 from appliance.settings import Settings
 from commitlog.embedded import EmbeddedLog
 from commitlog.remote import log_handlers
+from commitlog.report import MAX_CUTS
 from commitlog.storage import RUN_DIR, SystemStorage
 from core.channel import ChannelServer, Handler
 from core.clock import SystemClock
@@ -193,9 +194,17 @@ async def _open_log(settings: Settings, failed: asyncio.Future[Exception]) -> Em
         records_replayed=report.records_replayed,
         duration_s=round(report.duration_s, 3),
     )
-    for cut in report.cuts:
+    for cut in report.cuts[:MAX_CUTS]:
         _log.warning(
-            "recovery cut", topic=cut.topic, partition=cut.partition, first=cut.first, next=cut.next, reason=cut.reason
+            "recovery cut",
+            topic=cut.topic,
+            partition=cut.partition,
+            first=cut.first,
+            next=cut.next,
+            reason=cut.reason,
+            start_ms=cut.start_ms,
+            end_ms=cut.end_ms,
+            devices=list(cut.devices),
         )
     for note in report.notes:
         _log.warning("recovery note", note=note)

@@ -98,6 +98,14 @@ class EdgeCollector(Collector):
         yield GaugeMetricFamily(
             "headrace_recovery_cuts", "Stretches that recovery could not keep.", value=len(report.cuts)
         )
+        yield GaugeMetricFamily(
+            "headrace_recovery_lost_offsets",
+            "Offsets in those stretches, without the ones that no record ever had.",
+            value=report.lost_offsets,
+        )
+        yield GaugeMetricFamily(
+            "headrace_recovery_cut_bytes", "Bytes cut from the ends of segments.", value=report.bytes_cut
+        )
 
     def _listener_metrics(self) -> Iterator[Metric]:
         yield GaugeMetricFamily("headrace_sessions", "Open sessions.", value=len(self._sessions))

@@ -39,7 +39,7 @@ CODEC_MASK: Final = 0x07
 MAX_DECOMPRESSED_BYTES: Final = 128 << 20  # several times what one commit may hold
 MAX_BATCH_BYTES: Final = 1 << 30  # a segment's size limit; a larger length field is corruption
 
-_BASE_OFFSET: Final = struct.Struct(">q")
+BASE_OFFSET: Final = struct.Struct(">q")
 _LEADER_EPOCH: Final = struct.Struct(">i")
 _LENGTH: Final = struct.Struct(">i")
 _ATTRIBUTES: Final = struct.Struct(">h")
@@ -107,7 +107,7 @@ def new_builder(codec: int) -> DefaultRecordBatchBuilder:
 
 def place(batch: bytearray, base_offset: int, leader_epoch: int) -> None:
     """Give a finished batch its place in the log. The CRC does not cover either field."""
-    _BASE_OFFSET.pack_into(batch, 0, base_offset)
+    BASE_OFFSET.pack_into(batch, 0, base_offset)
     _LEADER_EPOCH.pack_into(batch, LENGTH_ENDS_AT, leader_epoch)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from commitlog.base import ClosedWindow, TopicInfo
 from commitlog.checkpoint import Checkpoint, write_checkpoint
+from commitlog.deletion import Graveyard, plan_deletion
 from commitlog.doorbell import Doorbell
 from commitlog.files import PartitionFiles
 from commitlog.journal import Change, Journal
@@ -78,6 +79,7 @@ class SegmentWriter:
         self._checkpoint_position = journal.head
         self._checkpoint_at_ms = clock.monotonic_ms()
         self._behind_checkpoint = False
+        self._graveyard = Graveyard(storage)
         self.bytes_written = 0
         self.checkpoints = 0
 
@@ -118,6 +120,7 @@ class SegmentWriter:
 
     def checkpoint_if_due(self) -> None:
         """Checkpoint what has been lying for the interval; called now and then while nothing arrives."""
+        self._graveyard.sweep()
         if self._behind_checkpoint and self._checkpoint_due(False):
             self.checkpoint()
             self._marks.publish([], checkpoint=True)
@@ -152,8 +155,22 @@ class SegmentWriter:
         self._behind_checkpoint = False
         self.checkpoints += 1
 
+    def delete_segments(self, topic: TopicInfo, partition: int, before_offset: int) -> int:
+        """Delete the segments that end before an offset (see `deletion`); returns the log start. Raises OSError."""
+        files = self._files[(bytes.fromhex(topic.topic_id), partition)]
+        directory = self._log_dir / partition_dir_name(topic.name, partition)
+        deletion = plan_deletion(self._storage, directory, before_offset)
+        if deletion is not None:
+            files.log_start = max(files.log_start, deletion.log_start)
+            self.checkpoint()
+            self._marks.publish([(topic, partition, files.watermark())], checkpoint=True)
+            self._doorbell.ring()
+            self._graveyard.bury(deletion)
+        return files.log_start
+
     def close(self) -> None:
         """Checkpoint as closed in order, and let go of everything."""
+        self._graveyard.sweep()
         self.checkpoint(clean=True)
         self.abandon()
 

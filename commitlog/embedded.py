@@ -22,6 +22,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from commitlog.base import ClosedWindow, NewRecord, Position, TableChange, TopicInfo
 from commitlog.behind import Flush, SegmentWriter
 from commitlog.commit import Commit, GroupCommit
@@ -42,6 +44,7 @@ from core.clock import Clock
 from core.errors import BadRequestError, UnavailableError
 from core.threads import SerialThread
 
+_log = structlog.get_logger("headrace.log")
 _Roll = tuple[str, str, asyncio.Future[ClosedWindow | None]]
 
 
@@ -240,6 +243,23 @@ class EmbeddedLog:
         self._rolls.append((topic, reason, rolled))
         self._commits.start()
         return await rolled
+
+    async def delete_segments(self, topic: str, partition: int, before_offset: int, reason: str) -> int:
+        """Delete the segments of a partition that end before an offset, and return its log start offset.
+
+        Whole segments only, and never the newest. `reason` is for the log output. Whether a consumer still needs the
+        records is the caller's business. Raises NotFoundError, UnavailableError.
+        """
+        self._check()
+        info = self._topics.partition(topic, partition)
+        deleted: asyncio.Future[int] = self._promise()
+        self._segment_thread.submit(
+            lambda: self._segments.delete_segments(info, partition, before_offset),
+            lambda log_start: resolve(deleted, log_start),
+        )
+        log_start = await deleted
+        _log.info("segments deleted", topic=topic, partition=partition, log_start=log_start, reason=reason)
+        return log_start
 
     # -- what others want to know
 

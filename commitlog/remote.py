@@ -8,6 +8,7 @@ from typing import Any
 from commitlog.base import ClosedWindow, NewRecord, Position, TableChange, TopicInfo
 from commitlog.windows import window_from_row, window_to_row
 from core.channel import ChannelClient, Handler
+from core.errors import BadRequestError
 
 
 class RemoteLog:
@@ -62,4 +63,17 @@ def log_handlers(log: Any) -> dict[str, Handler]:
         window = await log.roll(args["topic"], args["reason"])
         return None if window is None else window_to_row(window)
 
-    return {"create_topic": create_topic, "append": append, "rows": rows, "roll": roll}
+    handlers = {"create_topic": create_topic, "append": append, "rows": rows, "roll": roll}
+    return {verb: _refusing_bad_arguments(verb, handler) for verb, handler in handlers.items()}
+
+
+def _refusing_bad_arguments(verb: str, handler: Handler) -> Handler:
+    """A handler that says so when its arguments are missing or of other types than the verb takes."""
+
+    async def checked(args: Mapping[str, Any]) -> Any:
+        try:
+            return await handler(args)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise BadRequestError(f"{verb} does not take these arguments: {error!r}", where="local channel") from error
+
+    return checked

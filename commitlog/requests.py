@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any, Final
 
 import msgspec
 
 from commitlog.base import NewRecord, TableChange
+from commitlog.windows import WINDOWS_TABLE
 from core.errors import BadRequestError, UnavailableError
 
 _RECORD_OVERHEAD_BYTES: Final = 64  # generous: what a record takes in a batch beyond its key, value and headers
+MAX_KEY_CHARS: Final = 1024  # room for a topic id and a device id
+_TABLE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
 _HEADER_OVERHEAD_BYTES: Final = 10  # two lengths of at most five bytes each
 
 
@@ -47,7 +51,17 @@ def record_bytes(record: NewRecord) -> int:
 
 
 def change_bytes(change: TableChange) -> int:
-    """What a table change takes in the journal. Raises BadRequestError for a value that msgpack does not carry."""
+    """What a table change takes in the journal.
+
+    Raises BadRequestError for a value that msgpack does not carry, and for a table or key that is not a short text: a
+    table's name becomes a file's name.
+    """
+    if not isinstance(change.table, str) or not _TABLE_NAME.match(change.table) or change.table == WINDOWS_TABLE:
+        raise BadRequestError(
+            f"{change.table!r} is not a table to be changed", mend="1 to 64 of: a to z, digits, `.`, `_`, `-`"
+        )
+    if not isinstance(change.key, str) or len(change.key) > MAX_KEY_CHARS:
+        raise BadRequestError(f"a row's key is a text of at most {MAX_KEY_CHARS} characters, not {change.key!r:.80}")
     try:
         return _RECORD_OVERHEAD_BYTES + len(msgspec.msgpack.encode((change.table, change.key, change.value)))
     except (TypeError, ValueError) as error:

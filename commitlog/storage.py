@@ -75,6 +75,10 @@ class Storage(Protocol):
         """Make names made, renamed or removed in a directory durable."""
         ...
 
+    def inode(self, path: Path) -> int:
+        """A file's number on its file system, which a copy does not share; 0 if it is absent or has none."""
+        ...
+
 
 class SystemFile:
     """A file of the operating system."""
@@ -158,6 +162,13 @@ class SystemStorage:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+    def inode(self, path: Path) -> int:
+        """See `Storage.inode`."""
+        try:
+            return path.stat().st_ino
+        except FileNotFoundError:
+            return 0
 
 
 # macOS has no fdatasync in Python; fsync there does less than F_FULLFSYNC, which is good enough to develop on.

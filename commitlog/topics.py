@@ -50,6 +50,13 @@ class Topics:
             raise NotFoundError(f"there is no topic {name!r}", mend=f"one of {', '.join(sorted(self._topics))}")
         return topic
 
+    def partition(self, name: str, partition: int) -> TopicInfo:
+        """The topic of a partition. Raises NotFoundError when there is no such partition."""
+        info = self.named(name).info
+        if not 0 <= partition < info.partitions:
+            raise NotFoundError(f"topic {name!r} has no partition {partition}")
+        return info
+
     def check_new(self, name: str, partitions: int) -> None:
         """Raise BadRequestError unless a topic of that name and size can be made."""
         if not _NAME.match(name) or name in (".", ".."):

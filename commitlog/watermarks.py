@@ -55,6 +55,13 @@ class MapSnapshot:
     watermarks: Mapping[str, tuple[Watermark, ...]]
 
 
+def _allocate(fd: int, size: int) -> None:
+    """Give a file its size with its space: storing into a hole of a mapped file on a full disk would be a SIGBUS."""
+    os.ftruncate(fd, size)
+    if hasattr(os, "posix_fallocate"):  # macOS has none
+        os.posix_fallocate(fd, 0, size)
+
+
 class WatermarkWriter:
     """The writer's side. All calls but `beat` come from one thread. The first `publish` replaces the map of before."""
 
@@ -64,7 +71,7 @@ class WatermarkWriter:
         size = _HEADER_BYTES + capacity * _SLOT_BYTES
         fd = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
         try:
-            os.ftruncate(fd, size)
+            _allocate(fd, size)
             self._map = mmap.mmap(fd, size)
         finally:
             os.close(fd)

@@ -92,6 +92,7 @@ class ParquetSink:
         records = WindowRecords(window, reader, cancel)
         late: dict[Lost, None] = {}
         self._write_files(plan, records, late, cancel)
+        self._sync_directories(plan)
         files = [(file, self._stand(file)) for file in plan.files]
         for planned, stored in files:
             if stored.rows != planned.rows:
@@ -168,6 +169,12 @@ class ParquetSink:
         except Exception:
             self._storage.remove(temporary)
             raise
+
+    def _sync_directories(self, plan: Plan) -> None:
+        """A file found published may be the work of a process killed before it synced the directory: sync them all."""
+        dates = {(self._lake / file.path).parent for file in plan.files}
+        for directory in sorted(dates | {date.parent for date in dates}):
+            self._storage.sync_dir(directory)
 
     def _stand(self, file: PlannedFile) -> ExportedFile:
         """A published file as it stands on disk, read from its footer."""

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -385,3 +386,24 @@ async def test_everything_at_once(box: Box) -> None:
         await box.until_readable(topic, 10)
         found.extend(int(r.value or b"") for r in box.read(topic, 0))
     assert sorted(found) == list(range(30))
+
+
+@pytest.mark.parametrize(
+    ("table", "key"),
+    [
+        ("", "k"),
+        ("../../x", "k"),
+        ("A B", "k"),
+        ("windows", "k"),
+        ("t" * 65, "k"),
+        (7, "k"),
+        ("t", 7),
+        ("t", "k" * 2000),
+    ],
+)
+async def test_a_row_of_no_table_is_refused_and_nothing_is_appended_with_it(box: Box, table: Any, key: Any) -> None:
+    await box.log.create_topic("telemetry")
+    with pytest.raises(BadRequestError):
+        await box.log.append([record("telemetry", "a", "v")], [TableChange(table=table, key=key, value=1)])
+    (position,) = await box.log.append([record("telemetry", "a", "w")])
+    assert position.offset == 0

@@ -24,14 +24,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from commitlog.check_reasons import with_reasons
 from commitlog.check_segment import Reached, SegmentCheck, SegmentResult, SegmentTask
 from commitlog.check_state import StateCheck, StateResult
+from commitlog.check_walk import MAX_OFFSET
 from commitlog.findings import CheckReport, Finding, Looked, Progress, in_words, widen_damage
 from commitlog.gaps import MISSING
 from commitlog.look import LogLook, PartitionLook, look_at, unreadable
+from commitlog.report import read_report
 from commitlog.segment import INDEX_SUFFIX, TIMEINDEX_SUFFIX, base_offsets, segment_path
 from commitlog.storage import LOG_DIR, Storage, SystemStorage, read_whole
-from commitlog.check_walk import MAX_OFFSET
 from core.clock import Clock, SystemClock
 
 _LOOKS: Final = 6  # at what seems wrong, until two of them agree on a log that stood still
@@ -133,7 +135,7 @@ class _Checker:
             results.append(StateCheck(self._storage, self._data_dir, self._look()).run())
             return results[-1].looked
 
-        self._report.take(self._certain(results[0].looked, again))
+        self._tell(self._certain(results[0].looked, again))
         self._state = results[-1]
         self._report.journal_entries = self._state.journal_entries
         self._report.tables = self._state.tables
@@ -153,10 +155,15 @@ class _Checker:
             following = bases[number + 1] if number + 1 < len(bases) else None
             if base > reached.next_offset and self._still_missing(look, partition, reached.next_offset, base):
                 tail = self._missing(tail, partition, reached.next_offset, base, "before the segment that starts there")
-            self._report.take(tail)
+            self._tell(tail)
             result = self._check_segment(look, partition, base, following, reached)
             tail, reached = result.looked, result.reached
-        self._report.take(self._end(look, partition, reached, tail))
+        self._tell(self._end(look, partition, reached, tail))
+
+    def _tell(self, looked: Looked) -> None:
+        if looked.findings.count:
+            looked = with_reasons(looked, read_report(self._storage, self._data_dir / LOG_DIR))
+        self._report.take(looked)
 
     def _missing(self, tail: Looked, partition: PartitionLook, first: int, following: int, why: str) -> Looked:
         if not widen_damage(tail, first, following):

@@ -14,10 +14,10 @@ from typing import Final
 
 from commitlog.batch import BatchHeader, CorruptBatchError, records_of
 from commitlog.check_index import IndexCheck
+from commitlog.check_walk import MAX_OFFSET, Stretch, WholeBatch, walk
 from commitlog.findings import Finding, Looked, in_words, widen_damage
 from commitlog.gaps import DAMAGED, MISSING
 from commitlog.storage import StorageFile
-from commitlog.check_walk import MAX_OFFSET, Stretch, WholeBatch, walk
 
 _LOG_APPEND_TIME: Final = 0x08  # attribute: the records carry the batch's max timestamp instead of their own
 

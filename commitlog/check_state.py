@@ -18,20 +18,21 @@ from commitlog.base import ClosedWindow
 from commitlog.batch import CorruptBatchError, check_crc, parse_header, records_of
 from commitlog.checkpoint import CHECKPOINT_NAME, Checkpoint
 from commitlog.findings import Finding, Looked
-from commitlog.journal import Change, JournalBatch, read_entries
-from commitlog.journal_scan import later_entries
+from commitlog.journal import Change, JournalBatch
+from commitlog.journal_scan import entries_through_damage
 from commitlog.look import LogLook
 from commitlog.metadata import METADATA_NAME, read_metadata
 from commitlog.replay import JOURNAL_NAME
-from commitlog.segment import INDEX_SUFFIX, LOG_SUFFIX, TIMEINDEX_SUFFIX
+from commitlog.report import REPORT_NAME
+from commitlog.restored import RESTORED_NAME
+from commitlog.segment import DELETED_SUFFIX, LOG_SUFFIX, SUFFIXES
 from commitlog.storage import LOG_DIR, RUN_DIR, TEMPORARY_SUFFIX, Storage, parse_partition_dir_name
 from commitlog.tables import SNAPSHOT_SUFFIX, TABLES_DIR, SnapshotError, newest_snapshots, read_snapshot, unpack
+from commitlog.version import META_NAME
 from commitlog.watermarks import MAP_NAME
 from commitlog.windows import WINDOWS_TABLE, window_from_row
 
-_SEGMENT_SUFFIXES: Final = (LOG_SUFFIX, INDEX_SUFFIX, TIMEINDEX_SUFFIX)
-_OF_THE_LOG: Final = (CHECKPOINT_NAME, JOURNAL_NAME, TABLES_DIR)
-_DELETED_SUFFIX: Final = ".deleted"  # renamed away from under readers, unlinked later
+_OF_THE_LOG: Final = (CHECKPOINT_NAME, JOURNAL_NAME, TABLES_DIR, META_NAME, REPORT_NAME, RESTORED_NAME)
 
 
 @dataclass(slots=True)
@@ -90,29 +91,31 @@ class StateCheck:
             if checkpoint.journal_position and file.size() < checkpoint.journal_size:
                 what = f"it has {file.size()} bytes instead of {checkpoint.journal_size}"
                 self._find("journal", what, JOURNAL_NAME)
-            for entry in read_entries(
+            for entry in entries_through_damage(
                 file,
                 size=checkpoint.journal_size,
                 journal_id=checkpoint.journal_id,
                 sequence=sequence,
                 position=position,
             ):
+                if entry.sequence != sequence:
+                    self._damaged_entries(sequence, entry.sequence, position % checkpoint.journal_size)
+                    ends = {}  # what those held is told with them
                 for batch in entry.batches:
                     self._journal_batch(batch, entry.sequence, ends)
                 self._changes.extend(change for change in entry.changes if change[0] == WINDOWS_TABLE)
                 sequence, position = entry.sequence + 1, entry.end
                 self.result.journal_entries += 1
-            later = later_entries(file, checkpoint.journal_size, checkpoint.journal_id, sequence)
         except ValueError as error:
             self._find("journal", f"entry {sequence} has the right CRC and cannot be read: {error}", _at(position))
-            later = None
         finally:
             file.close()
-        if later is not None:
-            self.result.journal_damaged = True
-            what = f"entry {sequence} is damaged; {later.count} whole ones follow it, up to {later.last}"
-            self._find("journal", what, _at(position % checkpoint.journal_size))
         self.result.journal_ends = ends
+
+    def _damaged_entries(self, first: int, following: int, place: int) -> None:
+        self.result.journal_damaged = True
+        which = f"entry {first} is" if following == first + 1 else f"entries {first} to {following - 1} are"
+        self._find("journal", f"{which} damaged: whole ones follow", _at(place))
 
     def _journal_batch(self, batch: JournalBatch, sequence: int, ends: dict[tuple[str, int], int]) -> None:
         at = (batch.topic_id.hex(), batch.partition)
@@ -249,9 +252,9 @@ def _stranger_in_partition(name: str, names: Sequence[str]) -> str:
     stem, suffix = name[:20], name[20:]
     if name == METADATA_NAME or (suffix == LOG_SUFFIX and stem.isdigit()):
         return ""
-    if stem.isdigit() and suffix in _SEGMENT_SUFFIXES:
+    if stem.isdigit() and suffix in SUFFIXES:
         return "" if stem + LOG_SUFFIX in names else "an index without its segment"
-    return "a deleted segment that was not removed yet" if name.endswith(_DELETED_SUFFIX) else _stranger(name)
+    return "a deleted segment that was not removed yet" if name.endswith(DELETED_SUFFIX) else _stranger(name)
 
 
 def _at(position: int) -> str:

@@ -10,13 +10,13 @@ from typing import Any, Final
 import zstandard
 
 from commitlog.batch import CODEC_MASK, CODEC_NONE, CODEC_ZSTD, HEADER_BYTES, CorruptBatchError, parse_header
+from commitlog.check_walk import MAX_OFFSET
 from commitlog.journal import read_entries
 from commitlog.look import LogLook, PartitionLook, look_at, unreadable
 from commitlog.replay import JOURNAL_NAME
 from commitlog.segment import INDEX_SUFFIX, TIMEINDEX_SUFFIX, base_offsets, segment_path
 from commitlog.storage import LOG_DIR, Storage, StorageFile, SystemStorage
 from commitlog.tables import TABLES_DIR, SnapshotError, read_snapshot
-from commitlog.check_walk import MAX_OFFSET
 from core.clock import Clock, SystemClock
 
 _FRAME_HEADER_BYTES: Final = 18  # zstd's longest: what says how long the contents are

@@ -17,6 +17,7 @@ from commitlog.checkpoint import Checkpoint, CheckpointError, PartitionPoint, re
 from commitlog.metadata import read_metadata
 from commitlog.segment import base_offsets
 from commitlog.storage import LOG_DIR, RUN_DIR, Storage, parse_partition_dir_name, partition_dir_name
+from commitlog.version import check_version
 from commitlog.watermarks import MAP_NAME, MapSnapshot, WatermarkMap
 from core.clock import Clock
 from core.errors import DataDirError, UnavailableError
@@ -66,9 +67,10 @@ class LogLook:
 
 
 def look_at(storage: Storage, data_dir: Path, clock: Clock) -> LogLook:
-    """See the module. Raises DataDirError when there is no log, or it may not be read."""
+    """See the module. Raises DataDirError when there is no log, it may not be read, or is of a newer version."""
     log_dir = data_dir / LOG_DIR
     try:
+        check_version(storage, log_dir)
         live, marks, marks_problem = _marks(data_dir, clock)
         checkpoint, problem = _checkpoint(storage, log_dir)
         names = storage.names(log_dir)

@@ -6,8 +6,6 @@ import pytest
 
 from commitlog.batch import CODEC_NONE, CODEC_ZSTD, new_builder, place
 from commitlog.check_segment import Reached, SegmentCheck, SegmentResult, SegmentTask
-from commitlog.journal import ENTRY_HEADER, Journal, read_entries
-from commitlog.journal_scan import later_entries
 
 COUNTS = (2, 1, 3)  # records of each batch
 BASE, EPOCH = 40, 5
@@ -126,31 +124,3 @@ def test_a_length_that_lies_costs_no_memory() -> None:
     content = bytearray(segment(CODEC_NONE)[0])
     content[8:12] = (1 << 29).to_bytes(4, "big")
     assert [one.kind for one in check(content).looked.findings.kept] == ["batch-damaged"]
-
-
-# -- journal entries behind damage
-
-
-def journal(entries: int, size: int = 4096) -> tuple[BytesFile, Journal]:
-    file = BytesFile(bytes(size))
-    writing = Journal(file, size=size, journal_id=0x1234567890ABCDEF, sequence=1)
-    for _ in range(entries):
-        writing.write(bytes([2, 0, 0, 0, 1, 0x90]))  # an empty list of changes
-    return file, writing
-
-
-def test_whole_entries_behind_a_damaged_one_are_counted() -> None:
-    file, writing = journal(10)
-    length = ENTRY_HEADER.size + 6
-    file.content[3 * length + 26] ^= 1
-    read = list(read_entries(file, size=4096, journal_id=writing.journal_id, sequence=1, position=0))
-    assert [entry.sequence for entry in read] == [1, 2, 3]
-    later = later_entries(file, 4096, writing.journal_id, 4)
-    assert later is not None
-    assert (later.count, later.first, later.last) == (6, 5, 10)
-
-
-def test_entries_of_a_lap_before_are_not_later_ones() -> None:
-    file, writing = journal(10)
-    assert later_entries(file, 4096, writing.journal_id, 11) is None
-    assert later_entries(file, 4096, writing.journal_id + 1, 1) is None

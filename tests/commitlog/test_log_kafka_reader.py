@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from commitlog.base import Header, NewRecord
+from commitlog.storage import LOG_DIR
+from commitlog.version import META_NAME
 from tests.commitlog.log_support import log_settings, opened
 from tests.commitlog.other_reader import by_kafka_python, by_the_reader
 from tests.log_fakes import FakeClock
@@ -41,6 +43,7 @@ async def append(data_dir: Path, seed: int, count: int, clock: FakeClock, **sett
             if number == count // 2:
                 await log.roll("telemetry", "test")
         shutil.copytree(data_dir / "writer", data_dir / "killed", ignore=shutil.ignore_patterns("*.sock"))
+        (data_dir / "killed" / LOG_DIR / META_NAME).unlink()  # else it is taken for a restored copy
 
 
 async def test_another_reader_agrees_on_everything(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from commitlog.base import TopicInfo
-from commitlog.checkpoint import Checkpoint, CheckpointError, read_checkpoint, write_checkpoint
+from commitlog.checkpoint import Checkpoint, CheckpointError, PartitionPoint, read_checkpoint, write_checkpoint
 from commitlog.files import PartitionFiles
 from commitlog.journal import Journal, preallocate
 from commitlog.partition_recovery import RecoveredPartition, append_behind, recover_partition
@@ -54,7 +54,7 @@ def recover(storage: Storage, log_dir: Path, settings: LogSettings) -> Recovered
     storage.make_dir(log_dir / TABLES_DIR)
     storage.sync_dir(log_dir.parent)
     # 1. The checkpoint: from where to look.
-    checkpoint = _checkpoint(storage, log_dir, settings, report)
+    checkpoint, salvaged = _checkpoint(storage, log_dir, settings, report)
     # 2. Which topics there are, and leftovers of writes that a crash interrupted.
     points = {(p.topic, p.partition): p for p in (checkpoint.partitions if checkpoint else ())}
     topics = find_topics(storage, log_dir, settings, points, report)
@@ -64,7 +64,15 @@ def recover(storage: Storage, log_dir: Path, settings: LogSettings) -> Recovered
     tables = _tables(storage, log_dir, checkpoint, report)
     # 4. Each partition's files up to their valid end.
     files = [
-        recover_partition(storage, log_dir, settings, topic, index, points.get((topic.name, index)), report)
+        recover_partition(
+            storage,
+            log_dir,
+            settings,
+            topic,
+            index,
+            points.get((topic.name, index)) or (None if salvaged else _made_since(topic, index)),
+            report,
+        )
         for topic in topics
         for index in range(topic.partitions)
     ]
@@ -126,17 +134,37 @@ def start_journal(storage: Storage, log_dir: Path, settings: LogSettings, recove
     return Journal(file, size=size, journal_id=recovered.journal_id, sequence=recovered.next_sequence)
 
 
-def _checkpoint(storage: Storage, log_dir: Path, settings: LogSettings, report: RecoveryReport) -> Checkpoint | None:
-    """What the last run left; None for a new log."""
+def _made_since(topic: TopicInfo, index: int) -> PartitionPoint:
+    """What the checkpoint would say of a partition made after it: nothing is durable, the journal has everything."""
+    return PartitionPoint(
+        topic=topic.name,
+        topic_id=bytes.fromhex(topic.topic_id),
+        partition=index,
+        log_start=0,
+        next_offset=0,
+        segment=-1,
+        log_bytes=0,
+        index_bytes=0,
+        timeindex_bytes=0,
+    )
+
+
+def _checkpoint(
+    storage: Storage, log_dir: Path, settings: LogSettings, report: RecoveryReport
+) -> tuple[Checkpoint | None, bool]:
+    """What the last run left, None for a new log; and whether it is lost, so that this is what can be had in its place.
+
+    Without it nobody knows where the journal begins.
+    """
     try:
         checkpoint = read_checkpoint(storage, log_dir)
         if checkpoint is not None or is_new(storage, log_dir):
-            return checkpoint
+            return checkpoint, False
         problem = "the checkpoint is missing"
     except CheckpointError as error:
         problem = str(error)
     report.notes.append(f"{problem}; every segment is walked, what only the journal holds is lost")
-    return substitute_checkpoint(storage, log_dir, settings)
+    return substitute_checkpoint(storage, log_dir, settings), True
 
 
 def _remove_leftovers(storage: Storage, log_dir: Path, topics: Sequence[TopicInfo]) -> None:

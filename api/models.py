@@ -220,3 +220,4 @@ class Ready(Shape):
 
     ready: bool
     view: View
+    clock: str | None = Field(None, description="`ok`, `behind` or `stepped`; null while the edge does not answer.")

@@ -181,7 +181,12 @@ async def _open_log(settings: Settings, failed: asyncio.Future[Exception]) -> Em
 
     try:
         log = await EmbeddedLog.open(
-            settings.data_dir, settings.log, clock=SystemClock(), storage=SystemStorage(), on_failure=on_failure
+            settings.data_dir,
+            settings.log,
+            clock=SystemClock(),
+            storage=SystemStorage(),
+            on_failure=on_failure,
+            on_wait=announce_ready,  # console and sink start meanwhile: what is readable is read, and says that we wait
         )
     except OSError as error:
         raise _cannot_open(settings, error) from error

@@ -68,6 +68,7 @@ def open_for(settings: Settings) -> DataDir:
     return open_data_dir(
         settings.data_dir,
         journal_size_bytes=settings.log.journal_size_bytes,
+        spare_bytes=settings.log.reserve_bytes + settings.log.full_mark_bytes,
         allow_network_filesystem=settings.allow_network_filesystem,
     )
 

@@ -61,6 +61,7 @@ def edge_text(box: Any, run_dir: Path) -> str:
     for counters in listeners:
         counters.refused_connections["malformed"] += 1
         counters.refused_lines["no-device"] += 1
+        counters.dropped["disk full"] += 1
     roller = Roller(box.log, RetentionSettings(), SystemClock())
     roller.closed["telemetry", "time"] += 1
     channel = ChannelServer(run_dir / "edge.sock", {})

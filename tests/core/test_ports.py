@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import multiprocessing
 from pathlib import Path
 
@@ -58,3 +59,21 @@ def test_a_place_that_cannot_be_written_is_named_with_what_to_do(tmp_path: Path)
         publish_port(tmp_path, "mqtt", 1883)
     assert "ports.json.new" in caught.value.where
     assert caught.value.mend
+
+
+def test_on_a_full_disk_the_file_is_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish_port(tmp_path, "mqtt", 1883)
+    publish_port(tmp_path, "tcp", 9000)
+    real = Path.open
+
+    def full(path: Path, mode: str = "r", *arguments: object) -> object:
+        if path.suffix == ".new":
+            raise OSError(errno.ENOSPC, "no space left on device", str(path))
+        return real(path, mode, *arguments)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(Path, "open", full)
+    publish_port(tmp_path, "tcp", 0)
+    assert read_ports(tmp_path) == {"mqtt": 1883}
+    (tmp_path / PORTS_FILE).unlink()
+    with pytest.raises(DataDirError, match="cannot be published"):
+        publish_port(tmp_path, "mqtt", 1883)

@@ -288,6 +288,11 @@ class EmbeddedLog:
         return self._topics.named(topic).bytes_since_roll
 
     @property
+    def newest_ms(self) -> int:
+        """The newest time that was given to a record; looking does not move it, as `now_ms` does."""
+        return self._last_ms
+
+    @property
     def disk(self) -> DiskState:
         """What the last look at the disk found."""
         return self._space.state

@@ -92,6 +92,7 @@ def closing_reasons() -> Iterator[str]:
         source = path.read_text()
         yield from re.findall(r'\.close\("([a-z -]+)"', source)
         yield from re.findall(r'_refuse\("([a-z -]+)"', source)
+        yield from re.findall(r'^DISK_FULL: Final = "([a-z -]+)"', source, re.MULTILINE)
     source = (root / "wire" / "mqtt" / "errors.py").read_text()
     source = (root / "wire" / "mqtt" / "errors.py").read_text()
     yield from re.findall(r'^    reason(?:: ClassVar\[str\])? = "([a-z-]+)"', source, re.MULTILINE)

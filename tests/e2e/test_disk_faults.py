@@ -1,4 +1,4 @@
-"""The whole appliance on a disk that is full, or that fails under it: nothing acknowledged is lost, and it comes back."""
+"""The whole appliance on a disk that is full or fails under it: nothing acknowledged is lost, and it comes back."""
 
 from __future__ import annotations
 

@@ -136,8 +136,8 @@ class EmbeddedLog:
         """Recover what is there and be ready to append.
 
         `on_failure` is called once when the disk failed under a running log; the owner then closes its sessions and
-        ends the process. `on_wait` is called when recovery has to wait for somebody to free space. Raises OSError when
-        the disk fails now.
+        ends the process. `on_wait` is called when recovery has to wait for somebody to free space; to be cancelled ends
+        that wait. Raises OSError when the disk fails now.
         """
         log_dir = data_dir / LOG_DIR
         loop = asyncio.get_running_loop()
@@ -156,7 +156,11 @@ class EmbeddedLog:
             space.ensure_start()
             return recovered, journal
 
-        recovered, journal = await asyncio.to_thread(start)
+        try:
+            recovered, journal = await asyncio.to_thread(start)
+        except asyncio.CancelledError:
+            space.give_up()
+            raise
         return cls(recovered, journal, data_dir, settings, clock, patient, on_failure, space)
 
     async def close(self) -> None:

@@ -59,6 +59,16 @@ def read_ports(run_dir: Path) -> Mapping[str, int]:
     return {name: port for name, port in ports.items() if isinstance(port, int)}
 
 
+def forget_ports(run_dir: Path) -> None:
+    """Empty the file of an older boot. It stays where it is: on a full disk it could not be made again."""
+    try:
+        _write_over(run_dir / PORTS_FILE, "{}\n")
+    except FileNotFoundError:
+        return
+    except OSError:
+        (run_dir / PORTS_FILE).unlink()
+
+
 @contextmanager
 def _locked(run_dir: Path) -> Iterator[None]:
     with (run_dir / _LOCK_FILE).open("a") as lock:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import DataDirError
-from core.ports import PORTS_FILE, publish_port, read_ports
+from core.ports import PORTS_FILE, forget_ports, publish_port, read_ports
 
 
 def test_names_of_different_processes_stand_side_by_side(tmp_path: Path) -> None:
@@ -59,6 +59,15 @@ def test_a_place_that_cannot_be_written_is_named_with_what_to_do(tmp_path: Path)
         publish_port(tmp_path, "mqtt", 1883)
     assert "ports.json.new" in caught.value.where
     assert caught.value.mend
+
+
+def test_an_older_boots_ports_are_forgotten_and_their_file_keeps_its_place(tmp_path: Path) -> None:
+    forget_ports(tmp_path)
+    publish_port(tmp_path, "mqtt", 1883)
+    inode = (tmp_path / PORTS_FILE).stat().st_ino
+    forget_ports(tmp_path)
+    assert read_ports(tmp_path) == {}
+    assert (tmp_path / PORTS_FILE).stat().st_ino == inode
 
 
 def test_on_a_full_disk_the_file_is_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,9 @@ async def readyz(request: Request, services: Injected) -> Response:
     if overview.disk_full:
         reasons.append(f"the disk is full, readings are refused until there is room ({overview.disk_full})")
     if not reasons:
-        return answer(Ready(ready=True, view=view_of(services.tail.status()), clock=overview.clock))
+        view = view_of(services.tail.status())
+        weaker = dict(services.weaker_durability)
+        return answer(Ready(ready=True, view=view, clock=overview.clock, weaker_durability=weaker))
     return problem(
         503,
         "not-ready",

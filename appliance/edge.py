@@ -19,8 +19,10 @@ import structlog
 from appliance.edge_metrics import EdgeCollector, metrics_text
 from appliance.process import announce_ready, child_main
 from appliance.settings import Settings
+from commitlog.durability import Durability
 from commitlog.embedded import EmbeddedLog
 from commitlog.remote import log_handlers
+from commitlog.report import MAX_CUTS
 from commitlog.storage import RUN_DIR, SystemStorage
 from core.channel import ChannelServer, Handler
 from core.clock import SystemClock
@@ -93,6 +95,8 @@ class Edge:
         router = Router(settings.routes)  # a route that cannot work is said before anything is touched
         log = await _open_log(settings, failed, on_wait)
         try:
+            own = {topic.name: topic.durability for topic in settings.topics if topic.durability is not None}
+            log.keep_topics_at({name: Durability.named(level) for name, level in own.items()})
             partitions = {topic.name: topic.partitions for topic in settings.topics}
             for name in sorted({EVENTS_TOPIC, settings.tcp.topic, *router.topics, *partitions}):
                 await log.create_topic(name, partitions.get(name))
@@ -115,6 +119,8 @@ class Edge:
             ) from self._failed.result()
 
     async def _let_in(self) -> None:
+        for where, level in self._settings.weaker_durability().items():
+            _log.warning("acknowledged before it is on disk", where=where, durability=level)
         self._sessions.edge_started()
         await self._channel.start()
         run_dir = self._settings.data_dir / RUN_DIR
@@ -219,9 +225,17 @@ async def _open_log(
         records_replayed=report.records_replayed,
         duration_s=round(report.duration_s, 3),
     )
-    for cut in report.cuts:
+    for cut in report.cuts[:MAX_CUTS]:
         _log.warning(
-            "recovery cut", topic=cut.topic, partition=cut.partition, first=cut.first, next=cut.next, reason=cut.reason
+            "recovery cut",
+            topic=cut.topic,
+            partition=cut.partition,
+            first=cut.first,
+            next=cut.next,
+            reason=cut.reason,
+            start_ms=cut.start_ms,
+            end_ms=cut.end_ms,
+            devices=list(cut.devices),
         )
     for note in report.notes:
         _log.warning("recovery note", note=note)

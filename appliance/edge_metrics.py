@@ -64,10 +64,27 @@ class EdgeCollector(Collector):
         yield GaugeMetricFamily(
             "headrace_unsynced_records", "Records acknowledged but not yet on disk.", value=stats.unsynced_records
         )
-        yield CounterMetricFamily("headrace_commits", "Commits written to the journal and synced.", value=stats.commits)
+        yield GaugeMetricFamily(
+            "headrace_unsynced_bytes",
+            "Journal bytes of records acknowledged but not yet on disk.",
+            value=stats.unsynced.size_bytes,
+        )
+        yield GaugeMetricFamily(
+            "headrace_unsynced_age_seconds",
+            "Age of the oldest record acknowledged but not yet on disk.",
+            value=self._log.unsynced_age_s,
+        )
+        yield CounterMetricFamily("headrace_commits", "Commits written to the journal.", value=stats.commits)
+        yield CounterMetricFamily(
+            "headrace_journal_syncs", "Syncs of the journal, one per commit at durability fsync.", value=stats.syncs
+        )
         yield CounterMetricFamily(
             "headrace_journal_waits", "Commits that waited for a checkpoint to make room.", value=stats.journal_waits
         )
+        batches = CounterMetricFamily("headrace_batches", "Record batches from Kafka clients.", labels=["outcome"])
+        for outcome, count in sorted(stats.batches.items()):
+            batches.add_metric([outcome], count)
+        yield batches
         yield CounterMetricFamily(
             "headrace_journal_bytes", "Bytes written to the journal.", value=self._log.journal_bytes_written
         )
@@ -80,7 +97,7 @@ class EdgeCollector(Collector):
             "Time from an append to its acknowledgement; each record counts as the oldest of its commit.",
             stats.ack_latency_s,
         )
-        yield _histogram("headrace_sync_seconds", "Time to write and sync one journal entry.", stats.sync_s)
+        yield _histogram("headrace_sync_seconds", "Time of one sync of the journal, its write included.", stats.sync_s)
         yield GaugeMetricFamily(
             "headrace_clock_behind_seconds",
             "How far the box's clock is behind the newest record; until it is past it, records carry that time.",
@@ -116,6 +133,14 @@ class EdgeCollector(Collector):
         )
         yield GaugeMetricFamily(
             "headrace_recovery_cuts", "Stretches that recovery could not keep.", value=len(report.cuts)
+        )
+        yield GaugeMetricFamily(
+            "headrace_recovery_lost_offsets",
+            "Offsets in those stretches, without the ones that no record ever had.",
+            value=report.lost_offsets,
+        )
+        yield GaugeMetricFamily(
+            "headrace_recovery_cut_bytes", "Bytes cut from the ends of segments.", value=report.bytes_cut
         )
 
     def _listener_metrics(self) -> Iterator[Metric]:

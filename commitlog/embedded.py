@@ -8,8 +8,9 @@ Three threads, one direction:
     acknowledge                   <--                                flush: segments, tables, windows,
                                                                      checkpoint, watermarks, doorbell
 
-Segments are flushed at commit boundaries, so a flush never holds a record that is not durable yet; the checkpoint
-moves only over what is synced in segments and table snapshots. When a disk operation fails the log fails as a whole:
+Segments are flushed at commit boundaries, so a flush never holds a record that is not durable yet at its level
+(`commitlog.durability`; the sync is left out at the weaker ones); the checkpoint moves only over what is synced in
+segments and table snapshots. When a disk operation fails the log fails as a whole:
 nothing more is acknowledged, and the process is expected to stop and recover. Only a write that finds no space is no
 failure: `full` is then true, readings are to be refused, and the segment thread waits for room (`commitlog.space`).
 """
@@ -26,13 +27,16 @@ from typing import Any
 
 import structlog
 
-from commitlog.base import ClosedWindow, NewRecord, Position, TableChange, TopicInfo
+from commitlog.base import ClosedWindow, NewRecord, Position, ProducerIdentity, TableChange, TopicInfo
 from commitlog.behind import Flush, SegmentWriter
 from commitlog.commit import Commit, GroupCommit
 from commitlog.doorbell import Doorbell
+from commitlog.durability import Durability, strictest
+from commitlog.intake import BatchIntake, Surroundings
 from commitlog.journal import Change, Journal, JournalBatch, encode_body
 from commitlog.partition import Partition, TakenBatch
 from commitlog.patient import PatientStorage
+from commitlog.producers import PRODUCERS_TABLE, new_producer
 from commitlog.recovery import Recovered, recover, start_journal
 from commitlog.report import RecoveryReport
 from commitlog.requests import FutureWaiter, change_bytes, record_bytes, resolve
@@ -93,12 +97,15 @@ class EmbeddedLog:
         self._unflushed_changes: list[Change] = []
         self._last_flush_s = self._loop.time()
         self._flush_timer: asyncio.TimerHandle | None = None
+        self._checkpoints_seen = 0
         self._commits = GroupCommit(
             settings,
             self.stats,
             take=self._take,
             write=self._write,
+            sync=self._sync,
             durable=self._durable,
+            note_unsynced=self._note_unsynced,
             on_error=self._fail,
         )
         self.appended = self._commits.appended  # bound directly: called once per chunk by every listener
@@ -120,6 +127,17 @@ class EmbeddedLog:
             doorbell=Doorbell(run_dir),
         )
         self._segments.publish_all()
+        around = Surroundings(
+            log=self,
+            change=self._change,
+            check=self._check,
+            promise=self._promise,
+            fail=self._fail,
+            clock=clock,
+            stats=self.stats,
+            max_bytes=settings.batch_limit_bytes,
+        )
+        self._intake = BatchIntake(around, self._tables.rows(PRODUCERS_TABLE))
         self._beat_timer = self._loop.call_soon(self._beat)
 
     @classmethod
@@ -169,6 +187,7 @@ class EmbeddedLog:
             return
         self._closing = True
         self._space.give_up()  # whoever waits for space: what could not be written stays in the journal
+        await self._intake.close()
         await self._commits.drain()
         self._closed = True
         self._beat_timer.cancel()
@@ -184,7 +203,7 @@ class EmbeddedLog:
         self._journal.close()
 
     async def drain(self) -> None:
-        """Wait until everything appended so far is durable and its waiters have been told (or the log failed)."""
+        """Wait until everything appended is durable at its level and its waiters were told (or the log failed)."""
         await self._commits.drain()
 
     # -- Appender: the hot path (`appended` and `when_clear` are the group commit's own)
@@ -227,8 +246,7 @@ class EmbeddedLog:
             self._segment_thread.submit(lambda: self._segments.create_topic(info), lambda _: resolve(made, None))
             await made
             zeros = [0] * count
-            windows = self._tables.rows(WINDOWS_TABLE)
-            self._topics.add(info, next_offsets=zeros, log_starts=zeros, windows=windows, now_ms=self.now_ms())
+            self._topics.add(info, next_offsets=zeros, log_starts=zeros, last_window=None, now_ms=self.now_ms())
             return info
 
     async def append(self, records: Sequence[NewRecord], changes: Sequence[TableChange] = ()) -> Sequence[Position]:
@@ -241,10 +259,10 @@ class EmbeddedLog:
                 mend="append in smaller pieces, or raise log.pending_bytes and log.journal_size",
             )
         targets = [self._topics.target(record) for record in records]
-        self._check_room(records)
+        self._check_room(bool(records))
         while self.congested:
             await self._clear()
-            self._check_room(records)
+            self._check_room(bool(records))
         self._check()
         now = self.now_ms()
         positions = [
@@ -261,6 +279,16 @@ class EmbeddedLog:
         self.appended(max(1, len(records)), size, waiter)
         await waiter.future
         return positions
+
+    async def append_batch(self, topic: str, partition: int, batch: bytes) -> Position:
+        """See `Log.append_batch`."""
+        self._check_room(True)
+        return await self._intake.append(self._topics.partition(topic, partition), batch)
+
+    async def init_producer_id(self) -> ProducerIdentity:
+        """See `Log.init_producer_id`."""
+        self._check()
+        return new_producer()
 
     async def _clear(self) -> None:
         """Wait until the log is no longer congested."""
@@ -281,11 +309,38 @@ class EmbeddedLog:
         self._commits.start()
         return await rolled
 
+    async def delete_segments(self, topic: str, partition: int, before_offset: int, reason: str) -> int:
+        """Delete the segments of a partition that end before an offset, and return its log start offset.
+
+        Whole segments only, and never the newest. `reason` is for the log output. Whether a consumer still needs the
+        records is the caller's business. Raises NotFoundError, UnavailableError.
+        """
+        self._check()
+        self._topics.partition(topic, partition)
+        info = self._topics.named(topic).info
+        deleted: asyncio.Future[int] = self._promise()
+        self._segment_thread.submit(
+            lambda: self._segments.delete_segments(info, partition, before_offset),
+            lambda log_start: resolve(deleted, log_start),
+        )
+        log_start = await deleted
+        _log.info("segments deleted", topic=topic, partition=partition, log_start=log_start, reason=reason)
+        return log_start
+
     # -- what others want to know
 
     def topics(self) -> Sequence[TopicInfo]:
         """Every topic."""
         return [topic.info for topic in self._topics]
+
+    def keep_topics_at(self, levels: Mapping[str, Durability]) -> None:
+        """Give topics, by name, durability levels of their own; those that are not named have none."""
+        self._topics.keep_at(levels)
+
+    @property
+    def unsynced_age_s(self) -> float:
+        """How long ago the oldest record was appended that is acknowledged but not yet on disk; 0: there is none."""
+        return self.stats.unsynced.age_s(self._loop.time())
 
     def bytes_since_roll(self, topic: str) -> int:
         """About how many bytes a topic has taken in since its last window closed."""
@@ -318,11 +373,17 @@ class EmbeddedLog:
 
     # -- committing
 
-    def _take(self) -> Commit:
+    def _change(self, change: Change) -> None:
+        """Put a table change into the open commit; `rows` shows it once it is durable."""
+        self._changes.append(change)
+
+    def _take(self, asked: Durability) -> Commit:
         """Everything open, and the flush if one is due, ending where this commit ends."""
-        batches = [partition.take_journal_batch() for partition in self._opened]
+        level = strictest(asked, [partition.durability for partition in self._opened])
+        batches = [taken for partition in self._opened for taken in partition.take_journal_batches()]
         self._unflushed.update(self._opened)
         self._opened.clear()
+        rolls = len(self._rolls)
         windows, answer = self._close_windows()
         changes, self._changes = self._changes, []
         self._unflushed_changes.extend(changes)
@@ -332,11 +393,13 @@ class EmbeddedLog:
             changes=changes,
             flush=flush,
             after_flush=answer,
+            rolls=rolls,
             records=sum(batch.count for batch in batches),
+            durability=Durability.FSYNC if changes or windows else level,  # others act on what tables and windows say
         )
 
     def _write(self, commit: Commit) -> None:
-        """In the journal thread: one entry, one sync."""
+        """In the journal thread: one entry, and one sync unless the commit does without."""
         batches = [
             JournalBatch(taken.partition.topic_id, taken.partition.index, taken.build(self._leader_epoch))
             for taken in commit.batches
@@ -345,16 +408,31 @@ class EmbeddedLog:
         if not self._journal.fits(len(body)):
             self.stats.journal_waits += 1
             self._journal.wait_for_room(len(body))
+        commit.size_bytes = len(body)
+        synced = commit.durability is Durability.FSYNC
         started_s = time.perf_counter()
-        self._journal.write(body)
-        self.stats.commit_written(time.perf_counter() - started_s)
+        self._journal.write(body, sync=synced)
+        self.stats.commit_written(time.perf_counter() - started_s, synced=synced)
+
+    def _sync(self) -> None:
+        """In the journal thread: sync what commits have left unsynced."""
+        started_s = time.perf_counter()
+        self._journal.sync()
+        self.stats.synced(time.perf_counter() - started_s)
+
+    def _note_unsynced(self, noted: Callable[[], None]) -> None:
+        self._segment_thread.submit(self._segments.note_unsynced, lambda _: noted())
 
     def _durable(self, commit: Commit) -> None:
         """The commit is in the journal: its flush may be written behind it."""
+        for change in commit.changes:
+            self._tables.apply(change)
         if commit.flush is not None:
             flush = commit.flush
             flush.reaches(self._journal)
             self._segment_thread.submit(lambda: self._segments.flush(flush), lambda _: commit.after_flush())
+        elif commit.rolls:  # that found nothing to close: the one before, which closed it, may still be under way
+            self._segment_thread.submit(lambda: None, lambda _: commit.after_flush())
         if self._rolls:
             self._loop.call_soon(self._commits.start)
         if (self._unflushed or self._unflushed_changes) and self._flush_timer is None:
@@ -369,12 +447,10 @@ class EmbeddedLog:
         for name, reason, future in rolls:
             topic = self._topics.named(name)
             window = topic.window.close([p.next_offset for p in topic.partitions], self.now_ms(), reason)
-            if window is None:
-                resolve(future, None)
-                continue
-            self._change(window_change(window))
-            windows.append(window)
             answers.append((future, window))
+            if window is not None:
+                self._change(window_change(window))
+                windows.append(window)
         return windows, lambda: _answer(answers)
 
     # -- flushing
@@ -390,9 +466,8 @@ class EmbeddedLog:
         """Everything since the last flush; only right while no commit is open."""
         batches: list[TakenBatch] = []
         for partition in self._unflushed:
-            if partition.segment_batch_count:
-                self._topics.named(partition.topic).bytes_since_roll += partition.segment_batch_bytes
-                batches.append(partition.take_segment_batch())
+            self._topics.named(partition.topic).bytes_since_roll += partition.segment_batch_bytes
+            batches.extend(partition.take_segment_batches())
         for window in windows:
             self._topics.named(window.topic).bytes_since_roll = 0
         self._unflushed.clear()
@@ -415,10 +490,15 @@ class EmbeddedLog:
 
     def _beat(self) -> None:
         """Every half second: say that the log lives, and let its thread look after what is due."""
+        if self._failed is not None:
+            return  # from now on readers take it for gone
         self._marks.beat(self._clock.monotonic_ms())
-        if self._failed is None and not self._tending:  # it may be waiting for space, for hours
+        if not self._tending:  # it may be waiting for space, for hours
             self._tending = True
             self._segment_thread.submit(self._tend, self._tended)
+        if self._checkpoints_seen != self._segments.checkpoints:
+            self._checkpoints_seen = self._segments.checkpoints
+            self._commits.sync_late()
         self._beat_timer = self._loop.call_later(HEARTBEAT_MS / 1000, self._beat)
 
     def _tend(self) -> None:
@@ -438,9 +518,9 @@ class EmbeddedLog:
         for changed in self._full_watchers:
             changed(full)
 
-    def _check_room(self, records: Sequence[NewRecord]) -> None:
+    def _check_room(self, readings: bool) -> None:
         """Readings are refused while the disk is full; changes of tables alone are small, and go on."""
-        if records and self.full:
+        if readings and self.full:
             disk = self.disk
             raise UnavailableError(
                 f"the disk is full: {disk.free_bytes >> 20} MB are free, {disk.needed_bytes >> 20} MB have to be",
@@ -480,10 +560,6 @@ class EmbeddedLog:
             raise self._unavailable()
         if self._closed:
             raise UnavailableError("the log is closed")
-
-    def _change(self, change: Change) -> None:
-        self._tables.apply(change)
-        self._changes.append(change)
 
 
 def _from_thread(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:

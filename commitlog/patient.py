@@ -96,3 +96,7 @@ class PatientStorage:
     def free_bytes(self, path: Path) -> int:
         """See `Storage.free_bytes`."""
         return self._storage.free_bytes(path)
+
+    def inode(self, path: Path) -> int:
+        """See `Storage.inode`."""
+        return self._storage.inode(path)

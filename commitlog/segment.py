@@ -7,17 +7,22 @@ batch is written; the one with the highest base is the active one. Files are onl
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from commitlog.batch import BatchHeader, CorruptBatchError, check_crc, parse_header
+from commitlog.batch import BASE_OFFSET, BatchHeader, RawBatch
 from commitlog.index import OFFSET_ENTRY, TIME_ENTRY, IndexBuilder, offset_entries, time_entries
-from commitlog.storage import Bytes, Storage, StorageFile
+from commitlog.storage import TEMPORARY_SUFFIX, Bytes, Storage
+from commitlog.walk import Damage, FoundBatch, read_batch, walk
 
 LOG_SUFFIX: Final = ".log"
 INDEX_SUFFIX: Final = ".index"
 TIMEINDEX_SUFFIX: Final = ".timeindex"
-_SCAN_BYTES: Final = 4 << 20  # read-ahead of a recovery scan: a few batches of the largest usual size
+DELETED_SUFFIX: Final = ".deleted"  # renamed to be removed; readers that have it open read on
+SUFFIXES: Final = (LOG_SUFFIX, INDEX_SUFFIX, TIMEINDEX_SUFFIX)
+MAX_SPAN: Final = (1 << 31) - 1  # the indexes hold offsets relative to the base in 32 bits
 
 
 def segment_path(directory: Path, base_offset: int, suffix: str = LOG_SUFFIX) -> Path:
@@ -27,11 +32,42 @@ def segment_path(directory: Path, base_offset: int, suffix: str = LOG_SUFFIX) ->
 
 def base_offsets(storage: Storage, directory: Path) -> list[int]:
     """Base offsets of a partition's segments, ascending."""
+    return bases_in(storage.names(directory))
+
+
+def bases_in(names: Iterable[str]) -> list[int]:
+    """Base offsets of the segments among a partition's sorted file names."""
     return [
         int(name[:20])
-        for name in storage.names(directory)
+        for name in names
         if len(name) == 20 + len(LOG_SUFFIX) and name.endswith(LOG_SUFFIX) and name[:20].isdigit()
     ]
+
+
+def leftovers(names: Sequence[str]) -> list[str]:
+    """Files of a partition that an interrupted write or deletion left, and indexes whose segment is gone."""
+    bases = set(bases_in(names))
+    return [
+        name
+        for name in names
+        if name.endswith((TEMPORARY_SUFFIX, DELETED_SUFFIX))
+        or (name.endswith((INDEX_SUFFIX, TIMEINDEX_SUFFIX)) and name[:20].isdigit() and int(name[:20]) not in bases)
+    ]
+
+
+@dataclass(slots=True, kw_only=True)
+class Walked:
+    """What a recovery walk through one segment found.
+
+    `damage` stays in the file, and readers go past it; `tail` was cut. `behind` are the whole batches that stood behind
+    a tail that the journal will bring again.
+    """
+
+    batches: int = 0
+    last: BatchHeader | None = None
+    damage: list[Damage] = field(default_factory=list)
+    tail: Damage | None = None
+    behind: list[RawBatch] = field(default_factory=list)
 
 
 class Segment:
@@ -47,6 +83,15 @@ class Segment:
         self.log_bytes = 0
         self.index_bytes = 0
         self.timeindex_bytes = 0
+
+    @classmethod
+    def fresh(cls, storage: Storage, directory: Path, base_offset: int) -> Segment:
+        """A new segment; what stands under its names was left by a crash, or put there, and goes."""
+        segment = cls(storage, directory, base_offset)
+        for file in (segment._log, segment._index, segment._timeindex):
+            if file.size():
+                file.truncate(0)
+        return segment
 
     def append(self, batch: Bytes, last_offset: int, max_timestamp_ms: int) -> None:
         """Write a finished batch at the end. Raises OSError: then what is on disk after `log_bytes` is unknown."""
@@ -66,23 +111,46 @@ class Segment:
             self._timeindex.write(time_bytes, self.timeindex_bytes)
             self.timeindex_bytes += len(time_bytes)
 
-    def recover(self, point: tuple[int, int, int] | None) -> list[BatchHeader]:
-        """Find the valid end, cut what follows it, mend the indexes. Returns the headers of the batches walked.
+    def recover(self, point: tuple[int, int, int] | None, redo_from: int | None = None, next_offset: int = 0) -> Walked:
+        """Find the valid end, cut what follows it, mend the indexes.
 
-        `point` is (log, index, timeindex) bytes known to be durable: only what follows is walked. Without it, or when
-        a file is shorter than that, the whole segment is walked and both indexes are made anew. The valid end is
-        before the first batch that is incomplete or damaged.
+        `point` is (log, index, timeindex) bytes known to be durable, `next_offset` the lowest offset that may follow
+        them: only what follows is walked. Without it, or when a file is shorter than that, the whole segment is walked
+        and both indexes are made anew.
+
+        Damage in the middle is stepped over and stays. From byte `redo_from` on the journal has everything as well:
+        there the segment is cut at the first damage, since the journal's copy of it is the better one, and the whole
+        batches behind are handed back. At the end of the file, what is no whole batch is cut.
         """
         if point is None or not self._resume(*point):
+            next_offset = self.base_offset
             self._builder = IndexBuilder(self.base_offset)
             self.log_bytes = self.index_bytes = self.timeindex_bytes = 0
-        headers = scan(self._log, self.log_bytes)
-        for header in headers:
-            self._note(self.log_bytes, header.size_bytes, header.last_offset, header.max_timestamp_ms)
+        walked = Walked()
+        for found in walk(self._log, self.log_bytes, max(next_offset, self.base_offset)):
+            if isinstance(found, FoundBatch):
+                self._keep_or_set_aside(found, walked)
+            elif walked.tail is not None:
+                continue
+            elif found.next is None or (redo_from is not None and found.position + found.size_bytes > redo_from):
+                walked.tail = found
+            else:
+                walked.damage.append(found)
         self._log.truncate(self.log_bytes)
         self._index.truncate(self.index_bytes)
         self._timeindex.truncate(self.timeindex_bytes)
-        return headers
+        return walked
+
+    def _keep_or_set_aside(self, found: FoundBatch, walked: Walked) -> None:
+        header = found.header
+        if walked.tail is not None:
+            walked.behind.append(read_batch(self._log, found))
+            return
+        if found.moved:
+            self._log.write(BASE_OFFSET.pack(header.base_offset), found.position)
+        self._note(found.position, header.size_bytes, header.last_offset, header.max_timestamp_ms)
+        walked.batches += 1
+        walked.last = header
 
     def _resume(self, log_bytes: int, index_bytes: int, timeindex_bytes: int) -> bool:
         """Go on at sizes known to be durable; False if the files are not that long."""
@@ -104,6 +172,10 @@ class Segment:
         """Length of the `.log` on disk, which before `recover` may differ from `log_bytes`."""
         return self._log.size()
 
+    def holds(self, last_offset: int) -> bool:
+        """Whether a record with that offset may stand in this segment."""
+        return last_offset - self.base_offset <= MAX_SPAN
+
     def seal(self) -> None:
         """Write the closing time entry: the segment gets no more batches."""
         self._append_time(self._builder.seal())
@@ -119,31 +191,3 @@ class Segment:
         self._log.close()
         self._index.close()
         self._timeindex.close()
-
-
-def scan(file: StorageFile, start: int = 0) -> list[BatchHeader]:
-    """Headers of the valid batches from a position on, ending at the first that is torn or damaged."""
-    headers: list[BatchHeader] = []
-    position = start
-    buffer, buffer_at = b"", start
-    last_offset = -1
-    while True:
-        at = position - buffer_at
-        try:
-            header = parse_header(buffer, at)
-        except CorruptBatchError:
-            return headers
-        wanted = _SCAN_BYTES if header is None else header.size_bytes
-        if header is None or at + header.size_bytes > len(buffer):
-            if buffer_at == position and len(buffer) >= wanted:
-                return headers
-            fresh = file.read(max(wanted, _SCAN_BYTES), position)
-            if buffer_at == position and len(fresh) <= len(buffer):
-                return headers  # nothing more to read: the batch is cut off
-            buffer, buffer_at = fresh, position
-            continue
-        if header.base_offset <= last_offset or not check_crc(buffer[at : at + header.size_bytes], header):
-            return headers
-        headers.append(header)
-        last_offset = header.last_offset
-        position += header.size_bytes

@@ -83,6 +83,10 @@ class Storage(Protocol):
         """Bytes that may still be written to the file system that `path` is on; 0 when it takes no more files."""
         ...
 
+    def inode(self, path: Path) -> int:
+        """A file's number on its file system, which a copy does not share; 0 if it is absent or has none."""
+        ...
+
 
 class SystemFile:
     """A file of the operating system."""
@@ -177,6 +181,13 @@ class SystemStorage:
         if found.f_files and not found.f_favail:
             return 0
         return found.f_bavail * found.f_frsize
+
+    def inode(self, path: Path) -> int:
+        """See `Storage.inode`."""
+        try:
+            return path.stat().st_ino
+        except FileNotFoundError:
+            return 0
 
 
 def allocate(fd: int, size: int) -> None:

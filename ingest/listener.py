@@ -21,6 +21,7 @@ from typing import Any, Final
 import structlog
 
 from commitlog.base import Appender
+from commitlog.durability import Durability, DurabilityName
 from core.errors import ConfigError, PortTakenError
 from core.logs import LimitedLog
 from ingest.counters import ListenerCounters
@@ -188,7 +189,9 @@ class Listener:
         max_connections: int,
         make: Callable[[], Connection],
         admission: Admission | None = None,
+        durability: DurabilityName | None = None,
     ) -> None:
+        self.durability = None if durability is None else Durability.named(durability)
         self.counters = ListenerCounters(protocol)
         self.log = log
         self.sessions = sessions

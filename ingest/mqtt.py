@@ -64,6 +64,7 @@ class MqttListener(Listener):
             max_connections=settings.max_connections,
             make=lambda: MqttConnection(self),
             admission=admission,
+            durability=settings.durability,
         )
         self.settings = settings
         self.router = router
@@ -136,9 +137,9 @@ class MqttConnection(Connection):
                 size_bytes += self._surplus_bytes
                 self._surplus_bytes = 0
             if core.acks:
-                log.appended(taken, size_bytes, self, core.acks)
+                log.appended(taken, size_bytes, self, core.acks, listener.durability)
             else:
-                log.appended(taken, size_bytes)
+                log.appended(taken, size_bytes, None, None, listener.durability)
         if core.out:
             self.transport.write(bytes(core.out))
         if core.events:
@@ -289,7 +290,8 @@ class MqttConnection(Connection):
         flags = (FLAG_RETAIN if will.retain else 0) | will.qos << 1
         append, key, headers = self._resolve(will.topic, flags)
         append(self.listener.log.now_ms(), key, will.payload, headers)
-        self.listener.log.appended(1, _will_bytes(will) + RECORD_OVERHEAD_BYTES)
+        size_bytes = _will_bytes(will) + RECORD_OVERHEAD_BYTES
+        self.listener.log.appended(1, size_bytes, durability=self.listener.durability)
 
     def _discard_will(self) -> None:
         if self._will is not None:

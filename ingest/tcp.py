@@ -1,10 +1,10 @@
 r"""The raw TCP listener: one JSON object a line, `{"device": "...", "ts": ..., ...}`.
 
 Lines are numbered from 1 per connection. The box answers `OK n\n`: all lines up to n are decided and the accepted ones
-are on disk; and `ERR n reason\n`: line n was refused and is not stored. Answers come in line order. A line that is not
-JSON is stored without a device and goes to quarantine when it is exported, as on every listener; a line whose JSON
-names no usable device, or that is too long, is refused, and so is every line while the disk is full. Empty lines count
-and are ignored.
+are on disk (unless `tcp.durability` is below `fsync`); and `ERR n reason\n`: line n was refused and is not stored.
+Answers come in line order. A line that is not JSON is stored without a device and goes to quarantine when it is
+exported, as on every listener; a line whose JSON names no usable device, or that is too long, is refused, and so is
+every line while the disk is full. Empty lines count and are ignored.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class TcpListener(Listener):
             max_connections=settings.max_connections,
             make=lambda: TcpConnection(self),
             admission=admission,
+            durability=settings.durability,
         )
         self.settings = settings
         self.partitions = log.partitions(settings.topic)
@@ -120,7 +121,8 @@ class TcpConnection(Connection):
         listener.counters.records += taken
         listener.counters.size_bytes += len(data)
         last = self._waited = first + len(lines) - 1
-        log.appended(taken, len(data) + taken * RECORD_OVERHEAD_BYTES, self, (first, last, refused))
+        size_bytes = len(data) + taken * RECORD_OVERHEAD_BYTES
+        log.appended(taken, size_bytes, self, (first, last, refused), listener.durability)
         if refused:
             self._tell(refused)
 

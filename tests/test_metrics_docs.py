@@ -64,6 +64,7 @@ def edge_text(box: Any, run_dir: Path) -> str:
         counters.dropped["disk full"] += 1
     roller = Roller(box.log, RetentionSettings(), SystemClock())
     roller.closed["telemetry", "time"] += 1
+    box.log.stats.batches["appended"] += 1
     channel = ChannelServer(run_dir / "edge.sock", {})
     return metrics_text(EdgeCollector(box.log, listeners, box.sessions, roller, channel, SystemClock()))
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 from prometheus_client.parser import text_string_to_metric_families
 
 from api.metrics import join_parts, sample_values
@@ -19,6 +21,15 @@ def test_ready(box: ApiBox) -> None:
     box.sink_reports(SINK)
     box.step()
     assert box.get("/readyz")["ready"] is True
+
+
+def test_ready_says_where_acknowledged_is_not_synced(box: ApiBox) -> None:
+    box.sink_reports(SINK)
+    box.step()
+    assert box.get("/readyz")["weaker_durability"] == {}
+    services = dataclasses.replace(box.services, weaker_durability={"mqtt": "os"})
+    box.app.state.services = services
+    assert box.get("/readyz")["weaker_durability"] == {"mqtt": "os"}
 
 
 def test_not_ready_says_every_reason(box: ApiBox) -> None:

@@ -9,6 +9,7 @@ of their directory a prefix survives.
 from __future__ import annotations
 
 import errno
+import itertools
 import random
 import threading
 from collections.abc import Callable, Sequence
@@ -17,10 +18,12 @@ from pathlib import Path
 from commitlog.storage import Bytes
 
 SECTOR_BYTES = 512
+_numbers = itertools.count(1)
 
 
 class _Inode:
     def __init__(self) -> None:
+        self.number = next(_numbers)
         self.now = bytearray()
         self.durable = bytearray()
         self.allocated = 0
@@ -167,6 +170,12 @@ class MemoryDisk:
                 if name.parent == path:
                     _name(self._durable_names, name, inode)
             self._pending_names = [pair for pair in self._pending_names if pair[0].parent != path]
+
+    def inode(self, path: Path) -> int:
+        with self._lock:
+            self.step("inode", path)
+            inode = self._names.get(path)
+            return 0 if inode is None else inode.number
 
     def _rename_to(self, path: Path, inode: _Inode | None) -> None:
         _name(self._names, path, inode)

@@ -232,6 +232,7 @@ class Ready(Shape):
 
     ready: bool
     view: View
+    clock: str | None = Field(None, description="`ok`, `behind` or `stepped`; null while the edge does not answer.")
     weaker_durability: dict[str, str] = Field(
         default_factory=dict,
         description="Where readings are acknowledged before they are synced to disk, and the level there (`interval`, "

@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from commitlog.embedded import EmbeddedLog
 from core.channel import ChannelServer
-from core.clock import Clock
+from core.clock import Clock, ClockState
 from core.histogram import Histogram
 from ingest.counters import ListenerCounters
 from ingest.sessions import Sessions
@@ -101,7 +101,26 @@ class EdgeCollector(Collector):
         yield GaugeMetricFamily(
             "headrace_clock_behind_seconds",
             "How far the box's clock is behind the newest record; until it is past it, records carry that time.",
-            value=max(0, self._log.now_ms() - self._clock.time_ms()) / 1000,
+            value=max(0, self._log.newest_ms - self._clock.time_ms()) / 1000,
+        )
+        clock = GaugeMetricFamily("headrace_clock_state", "How far the wall clock is trusted.", labels=["state"])
+        for state in ClockState:
+            clock.add_metric([state.value], float(state is self._roller.clock_state))
+        yield clock
+        disk = self._log.disk
+        yield GaugeMetricFamily(
+            "headrace_disk_full", "1 while readings are refused because the disk is full.", value=float(self._log.full)
+        )
+        yield GaugeMetricFamily("headrace_disk_free_bytes", "Free on the log's disk.", value=disk.free_bytes)
+        yield GaugeMetricFamily(
+            "headrace_disk_needed_bytes",
+            "What has to be free for a full disk to count as full no more.",
+            value=disk.needed_bytes,
+        )
+        yield GaugeMetricFamily(
+            "headrace_disk_reserve_bytes",
+            "What the log keeps for itself; 0 while it is in use.",
+            value=disk.reserve_bytes,
         )
         report = self._log.report
         yield GaugeMetricFamily(
@@ -136,6 +155,11 @@ class EdgeCollector(Collector):
         refused = CounterMetricFamily(
             "headrace_refused_lines", "Readings answered with an error and not stored.", labels=["protocol", "reason"]
         )
+        dropped = CounterMetricFamily(
+            "headrace_dropped_records",
+            "Readings that have no answer in their protocol and were not stored.",
+            labels=["protocol", "reason"],
+        )
         for counters in self._listeners:
             label = [counters.protocol]
             connections.add_metric(label, counters.connections)
@@ -146,7 +170,9 @@ class EdgeCollector(Collector):
                 closed.add_metric([*label, reason], count)
             for reason, count in counters.refused_lines.items():
                 refused.add_metric([*label, reason], count)
-        yield from (connections, accepted, records, sizes, closed, refused)
+            for reason, count in counters.dropped.items():
+                dropped.add_metric([*label, reason], count)
+        yield from (connections, accepted, records, sizes, closed, refused, dropped)
 
     def _window_metrics(self) -> Iterator[Metric]:
         windows = CounterMetricFamily("headrace_windows_closed", "Windows closed.", labels=["topic", "reason"])

@@ -15,7 +15,7 @@ of offset ranges, one per partition. Timestamps are milliseconds since the epoch
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
@@ -275,6 +275,15 @@ class Appender(Protocol):
     @property
     def congested(self) -> bool:
         """More is waiting than the log will buffer: the caller stops reading and registers with `when_clear`."""
+        ...
+
+    @property
+    def full(self) -> bool:
+        """The disk is full: no readings are to be appended. The box's own small records (device events) may be."""
+        ...
+
+    def watch_full(self, changed: Callable[[bool], None]) -> None:
+        """Have `changed(full)` called on the loop whenever `full` has changed; for as long as the log lives."""
         ...
 
     def partitions(self, topic: str) -> Sequence[PartitionAppender]:

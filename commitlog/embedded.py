@@ -11,7 +11,8 @@ Three threads, one direction:
 Segments are flushed at commit boundaries, so a flush never holds a record that is not durable yet at its level
 (`commitlog.durability`; the sync is left out at the weaker ones); the checkpoint moves only over what is synced in
 segments and table snapshots. When a disk operation fails the log fails as a whole:
-nothing more is acknowledged, and the process is expected to stop and recover.
+nothing more is acknowledged, and the process is expected to stop and recover. Only a write that finds no space is no
+failure: `full` is then true, readings are to be refused, and the segment thread waits for room (`commitlog.space`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +35,13 @@ from commitlog.durability import Durability, strictest
 from commitlog.intake import BatchIntake, Surroundings
 from commitlog.journal import Change, Journal, JournalBatch, encode_body
 from commitlog.partition import Partition, TakenBatch
+from commitlog.patient import PatientStorage
 from commitlog.producers import PRODUCERS_TABLE, new_producer
 from commitlog.recovery import Recovered, recover, start_journal
 from commitlog.report import RecoveryReport
 from commitlog.requests import FutureWaiter, change_bytes, record_bytes, resolve
 from commitlog.settings import LogSettings
+from commitlog.space import FULL_ERRNOS, DiskState, Space
 from commitlog.stats import LogStats
 from commitlog.storage import LOG_DIR, RUN_DIR, Storage
 from commitlog.tables import LiveTables
@@ -64,6 +68,7 @@ class EmbeddedLog:
         clock: Clock,
         storage: Storage,
         on_failure: Callable[[Exception], None],
+        space: Space,
     ) -> None:
         """Use `open`."""
         self.report: RecoveryReport = recovered.report
@@ -78,7 +83,11 @@ class EmbeddedLog:
         self._tables = LiveTables(recovered.tables.decoded())
         self._last_ms = recovered.last_timestamp_ms
         self._failed: Exception | None = None
-        self._closed = False
+        self._closed = self._closing = self._tending = False
+        self.full = space.state.full
+        self._full_watchers: list[Callable[[bool], None]] = []
+        self._space = space
+        space.on_change = lambda state: _from_thread(self._loop, partial(self._full_changed, state.full))
         self._creating = asyncio.Lock()
         self._opened: list[Partition] = []
         self._changes: list[Change] = []
@@ -140,22 +149,44 @@ class EmbeddedLog:
         clock: Clock,
         storage: Storage,
         on_failure: Callable[[Exception], None],
+        on_wait: Callable[[], None] | None = None,
     ) -> EmbeddedLog:
         """Recover what is there and be ready to append.
 
         `on_failure` is called once when the disk failed under a running log; the owner then closes its sessions and
-        ends the process. Raises OSError when the disk fails now.
+        ends the process. `on_wait` is called when recovery has to wait for somebody to free space; to be cancelled ends
+        that wait. Raises OSError when the disk fails now.
         """
         log_dir = data_dir / LOG_DIR
-        storage.make_dir(data_dir / RUN_DIR)
-        recovered = await asyncio.to_thread(recover, storage, log_dir, settings)
-        journal = await asyncio.to_thread(start_journal, storage, log_dir, settings, recovered)
-        return cls(recovered, journal, data_dir, settings, clock, storage, on_failure)
+        loop = asyncio.get_running_loop()
+        space = Space(storage, log_dir, reserve_bytes=settings.reserve_bytes, mark_bytes=settings.full_mark_bytes)
+        if on_wait is not None:
+            space.on_wait = partial(_from_thread, loop, on_wait)
+        patient = PatientStorage(storage, space)
+
+        def start() -> tuple[Recovered, Journal]:
+            storage.make_dir(data_dir / RUN_DIR)
+            storage.make_dir(log_dir)
+            space.ensure_start()
+            recovered = recover(patient, log_dir, settings)
+            journal = space.retried(lambda: start_journal(patient, log_dir, settings, recovered), wait=False)
+            space.look()
+            space.ensure_start()
+            return recovered, journal
+
+        try:
+            recovered, journal = await asyncio.to_thread(start)
+        except asyncio.CancelledError:
+            space.give_up()
+            raise
+        return cls(recovered, journal, data_dir, settings, clock, patient, on_failure, space)
 
     async def close(self) -> None:
         """Commit and flush what is open, checkpoint as closed in order, release everything."""
         if self._closed:
             return
+        self._closing = True
+        self._space.give_up()  # whoever waits for space: what could not be written stays in the journal
         await self._intake.close()
         await self._commits.drain()
         self._closed = True
@@ -185,6 +216,10 @@ class EmbeddedLog:
     def partitions(self, topic: str) -> Sequence[Partition]:
         """See `Appender.partitions`."""
         return self._topics.named(topic).partitions
+
+    def watch_full(self, changed: Callable[[bool], None]) -> None:
+        """See `Appender.watch_full`."""
+        self._full_watchers.append(changed)
 
     def now_ms(self) -> int:
         """See `Appender.now_ms`."""
@@ -224,8 +259,10 @@ class EmbeddedLog:
                 mend="append in smaller pieces, or raise log.pending_bytes and log.journal_size",
             )
         targets = [self._topics.target(record) for record in records]
+        self._check_room(bool(records))
         while self.congested:
             await self._clear()
+            self._check_room(bool(records))
         self._check()
         now = self.now_ms()
         positions = [
@@ -245,6 +282,7 @@ class EmbeddedLog:
 
     async def append_batch(self, topic: str, partition: int, batch: bytes) -> Position:
         """See `Log.append_batch`."""
+        self._check_room(True)
         return await self._intake.append(self._topics.partition(topic, partition), batch)
 
     async def init_producer_id(self) -> ProducerIdentity:
@@ -307,6 +345,16 @@ class EmbeddedLog:
     def bytes_since_roll(self, topic: str) -> int:
         """About how many bytes a topic has taken in since its last window closed."""
         return self._topics.named(topic).bytes_since_roll
+
+    @property
+    def newest_ms(self) -> int:
+        """The newest time that was given to a record; looking does not move it, as `now_ms` does."""
+        return self._last_ms
+
+    @property
+    def disk(self) -> DiskState:
+        """What the last look at the disk found."""
+        return self._space.state
 
     @property
     def journal_bytes_written(self) -> int:
@@ -441,15 +489,43 @@ class EmbeddedLog:
             self._segment_thread.submit(lambda: self._segments.flush(flush))
 
     def _beat(self) -> None:
-        """Every half second: say that the log lives, and let happen what is due while nothing arrives."""
+        """Every half second: say that the log lives, and let its thread look after what is due."""
         if self._failed is not None:
             return  # from now on readers take it for gone
         self._marks.beat(self._clock.monotonic_ms())
-        self._segment_thread.submit(self._segments.checkpoint_if_due)
+        if not self._tending:  # it may be waiting for space, for hours
+            self._tending = True
+            self._segment_thread.submit(self._tend, self._tended)
         if self._checkpoints_seen != self._segments.checkpoints:
             self._checkpoints_seen = self._segments.checkpoints
             self._commits.sync_late()
         self._beat_timer = self._loop.call_later(HEARTBEAT_MS / 1000, self._beat)
+
+    def _tend(self) -> None:
+        """In the segment thread: a checkpoint that is due while nothing arrives, and how much space is left."""
+        self._segments.checkpoint_if_due()
+        self._space.look()
+
+    def _tended(self, _: None) -> None:
+        self._tending = False
+
+    # -- the full disk
+
+    def _full_changed(self, full: bool) -> None:
+        if full == self.full:
+            return
+        self.full = full
+        for changed in self._full_watchers:
+            changed(full)
+
+    def _check_room(self, readings: bool) -> None:
+        """Readings are refused while the disk is full; changes of tables alone are small, and go on."""
+        if readings and self.full:
+            disk = self.disk
+            raise UnavailableError(
+                f"the disk is full: {disk.free_bytes >> 20} MB are free, {disk.needed_bytes >> 20} MB have to be",
+                mend="free some space: it goes on by itself",
+            )
 
     # -- failing
 
@@ -458,11 +534,15 @@ class EmbeddedLog:
         if self._failed is not None:
             return
         self._failed = error
+        self._space.give_up()
         self._commits.fail()
         self._journal.give_up()
         for promise in list(self._promises):
             if not promise.done():
                 promise.set_exception(self._unavailable())
+        if self._closing and isinstance(error, OSError) and error.errno in FULL_ERRNOS:
+            _log.warning("closed on a full disk: the next start writes what stands in the journal", what=str(error))
+            return
         self._on_failure(error)
 
     def _promise(self) -> asyncio.Future[Any]:
@@ -480,6 +560,10 @@ class EmbeddedLog:
             raise self._unavailable()
         if self._closed:
             raise UnavailableError("the log is closed")
+
+
+def _from_thread(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+    loop.call_soon_threadsafe(call)
 
 
 def _answer(answers: Sequence[tuple[asyncio.Future[ClosedWindow | None], ClosedWindow | None]]) -> None:

@@ -108,6 +108,20 @@ class LogSettings(Section):
     flush_bytes: SizeBytes = quantity(
         "64KB", ge=1, description="Committed bytes of one partition that are written to the segment at once."
     )
+    reserve_bytes: SizeBytes = quantity(
+        "48MB",
+        alias="reserve",
+        ge=1 << 20,
+        le=4 << 30,
+        description="Disk space the log keeps for itself in a file, to finish what was accepted when the disk is full.",
+    )
+    full_mark_bytes: SizeBytes = quantity(
+        "128MB",
+        alias="full_mark",
+        le=1 << 40,
+        description="Free disk space below which readings are refused; exports and the box's own events go on in it. "
+        "Readings are accepted again when this and the reserve are free.",
+    )
     message_max_bytes: SizeBytes = quantity(
         "1MB",
         ge=1024,

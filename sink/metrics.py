@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from pathlib import Path
 from typing import Final
 
@@ -67,10 +68,19 @@ class SinkMetrics:
 
 
 def write_metrics(metrics: SinkMetrics, path: Path) -> None:
-    """Replace the metrics file whole. Raises OSError."""
+    """Replace the metrics file whole. Raises OSError; on a full disk the file then keeps its old figures.
+
+    Its time says that this process lives, so that much is written in any case.
+    """
     temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(metrics.text())
-    temporary.replace(path)
+    try:
+        temporary.write_text(metrics.text())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(path)
+        raise
 
 
 async def keep_written(metrics: SinkMetrics, path: Path, interval_s: float) -> None:

@@ -34,6 +34,7 @@ from commitlog.look import LogLook, PartitionLook, look_at, unreadable
 from commitlog.report import read_report
 from commitlog.segment import INDEX_SUFFIX, TIMEINDEX_SUFFIX, base_offsets, segment_path
 from commitlog.storage import LOG_DIR, Storage, SystemStorage, read_whole
+from commitlog.watermarks import STALE_AFTER_MS
 from core.clock import Clock, SystemClock
 
 _LOOKS: Final = 6  # at what seems wrong, until two of them agree on a log that stood still
@@ -74,6 +75,7 @@ class _Checker:
         self._state = StateResult()
         self._done = self._total = 0
         self._stood_still: LogLook | None = None
+        self._proved_live = False
 
     def run(self) -> CheckReport:
         look = self._look()
@@ -118,13 +120,23 @@ class _Checker:
             if before != self._stood_still:  # a log at rest is waited for once
                 self._pause(_PAUSE_S)
             second = again()
-            if before.live:
+            if before.live and (not found.seen_again(second) or self._lives()):
                 return found.seen_again(second)
+            if before.live:  # it was killed a moment ago: look again by the rules of a log at rest
+                found = again()
+                continue
             if self._look() == before:
                 self._stood_still = before
                 return found.seen_again(second)
             found = second
         return found
+
+    def _lives(self) -> bool:
+        """Whether the writer still lives when its last heartbeat can no longer be the one of a process just killed."""
+        if not self._proved_live:
+            self._pause(STALE_AFTER_MS / 1000)
+            self._proved_live = self._look().live
+        return self._proved_live
 
     # -- everything but the segments
 

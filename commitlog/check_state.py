@@ -26,13 +26,14 @@ from commitlog.replay import JOURNAL_NAME
 from commitlog.report import REPORT_NAME
 from commitlog.restored import RESTORED_NAME
 from commitlog.segment import DELETED_SUFFIX, LOG_SUFFIX, SUFFIXES
+from commitlog.space import RESERVE_NAME
 from commitlog.storage import LOG_DIR, RUN_DIR, TEMPORARY_SUFFIX, Storage, parse_partition_dir_name
 from commitlog.tables import SNAPSHOT_SUFFIX, TABLES_DIR, SnapshotError, newest_snapshots, read_snapshot, unpack
 from commitlog.version import META_NAME
 from commitlog.watermarks import MAP_NAME
 from commitlog.windows import WINDOWS_TABLE, window_from_row
 
-_OF_THE_LOG: Final = (CHECKPOINT_NAME, JOURNAL_NAME, TABLES_DIR, META_NAME, REPORT_NAME, RESTORED_NAME)
+_OF_THE_LOG: Final = (CHECKPOINT_NAME, JOURNAL_NAME, TABLES_DIR, META_NAME, REPORT_NAME, RESTORED_NAME, RESERVE_NAME)
 
 
 @dataclass(slots=True)

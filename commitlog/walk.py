@@ -1,7 +1,7 @@
 """Walking a segment from batch to batch, through damage.
 
 What does not start a whole batch with the right CRC and an offset that may stand there is damage; the walk goes on at
-the next whole batch behind it. Recovery, the index rebuilding and the checking tools all walk with this one function,
+the next whole batch behind it. Recovery and the index rebuilding walk with this one function,
 so that they agree on what is damaged and on the offsets that are lost with it.
 """
 

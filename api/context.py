@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -37,7 +37,7 @@ class Services:
 
     `ask` calls a verb of the edge over the local channel (UnavailableError while it is away). `allowed_hosts` are
     names the console answers to besides localhost and addresses. `sink_expected`: exporting is switched on, so its
-    silence makes the box not ready.
+    silence makes the box not ready. `weaker_durability`: where acknowledged does not mean synced, and the level there.
     """
 
     view: StatusView
@@ -50,6 +50,7 @@ class Services:
     clock: Clock
     allowed_hosts: Collection[str] = ()
     sink_expected: bool = True
+    weaker_durability: Mapping[str, str] = field(default_factory=dict)
 
 
 def services_of(request: Request) -> Services:

@@ -61,7 +61,7 @@ TOPIC_LIST: Final = {
         {
             "topic": "telemetry",
             "topic_id": "6f1c0d5e8a9b4c7d8e9f0a1b2c3d4e5f",
-            "partitions": [{"partition": 0, "log_start_offset": 0, "high_watermark": 75412}],
+            "partitions": [{"partition": 0, "log_start_offset": 0, "high_watermark": 75412, "recovered": []}],
             "records": 75412,
             "windows_closed": 26,
             "last_window": {

@@ -119,12 +119,24 @@ class ReadingList(Shape):
     scanned_records: int = Field(description="Records that were read for this answer.")
 
 
+class RecoveredRange(Shape):
+    """Offsets (first <= offset < next) that the last start of the log could not keep, or left out, and why."""
+
+    first: int
+    next: int
+    reason: str
+    after: datetime | None = Field(description="When the record before them was received; null: not known.")
+    before: datetime | None = Field(description="When the record behind them was received; null: not known.")
+    devices: list[str] = Field(description="Devices whose records could still be read in part: some, at most 20.")
+
+
 class PartitionMarks(Shape):
     """The readable range of a partition: `log_start_offset` <= offset < `high_watermark`."""
 
     partition: int
     log_start_offset: int
     high_watermark: int
+    recovered: list[RecoveredRange] = Field(description="What the last start of the log could not keep.")
 
 
 class Window(Shape):
@@ -143,7 +155,7 @@ class Topic(Shape):
     topic: str
     topic_id: str
     partitions: list[PartitionMarks]
-    records: int = Field(description="Offsets between log start and high watermark.")
+    records: int = Field(description="Offsets between log start and high watermark, without those reported as lost.")
     windows_closed: int
     last_window: Window | None
 
@@ -220,3 +232,10 @@ class Ready(Shape):
 
     ready: bool
     view: View
+    clock: str | None = Field(None, description="`ok`, `behind` or `stepped`; null while the edge does not answer.")
+    weaker_durability: dict[str, str] = Field(
+        default_factory=dict,
+        description="Where readings are acknowledged before they are synced to disk, and the level there (`interval`, "
+        "`os`); empty: nowhere.",
+        examples=[{"mqtt": "interval"}],
+    )

@@ -10,16 +10,23 @@ from anyio.to_thread import run_sync
 
 from api.context import Services
 from api.metrics import edge_part, sample_values, sink_part
+from core.clock import ClockState
 
 _TTL_MS: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
-    """`unsynced_records`: acknowledged but not yet on disk; None where the process that knows does not answer."""
+    """`unsynced_records`: acknowledged but not yet on disk; None where the process that knows does not answer.
+
+    `disk_full` says how full, in words, and is empty while readings are accepted. `clock` is `ok`, `behind` or
+    `stepped` (`core.clock`), None where nobody says.
+    """
 
     unsynced_records: int | None
     last_export_ms: int | None
+    disk_full: str = ""
+    clock: str | None = None
 
 
 class OverviewCache:
@@ -48,4 +55,22 @@ class OverviewCache:
         return Overview(
             unsynced_records=int(sum(unsynced)) if unsynced else None,
             last_export_ms=int(max(exported) * 1000) if exported and max(exported) > 0 else None,
+            disk_full=_disk_full(edge or ""),
+            clock=_clock_state(edge or ""),
         )
+
+
+def _disk_full(text: str) -> str:
+    if not sum(sample_values(text, "headrace_disk_full")):
+        return ""
+    free, needed = (sum(sample_values(text, f"headrace_disk_{name}_bytes")) for name in ("free", "needed"))
+    return f"{free / (1 << 20):,.0f} MB are free, {needed / (1 << 20):,.0f} MB have to be"
+
+
+def _clock_state(text: str) -> str | None:
+    states = (state.value for state in ClockState)
+    return next((state for state in states if any(sample_values(text, _clock_sample(state)))), None)
+
+
+def _clock_sample(state: str) -> str:
+    return f'headrace_clock_state{{state="{state}"}}'

@@ -130,8 +130,14 @@ def figures(devices: int, connected: int, tail: TailStatus, overview: Overview, 
     ]
 
 
-def notice(tail: TailStatus, now_ms: int) -> Notice | None:
-    """What stands above the table when the view is not live."""
+def notice(tail: TailStatus, now_ms: int, disk_full: str = "") -> Notice | None:
+    """What stands above the table when the view is not live, or readings are refused."""
+    if disk_full:
+        return Notice(
+            kind="warn",
+            title="The disk is full: readings are refused",
+            text=f"{disk_full}. Free some space: everything goes on by itself. Nothing acknowledged is lost.",
+        )
     as_of = moment(tail.as_of_ms, now_ms)
     since = f"What you see is as of {as_of.exact} ({as_of.ago})." if as_of else "Nothing has been read yet."
     if tail.state is TailState.REPLAYING:

@@ -102,7 +102,7 @@ async def _live(request: Request, services: Services, search: str, cursor: str) 
     return {
         "search": search,
         "figures": page_model.figures(total, services.view.connected_devices, tail, overview, now_ms),
-        "notice": page_model.notice(tail, now_ms),
+        "notice": page_model.notice(tail, now_ms, overview.disk_full),
         "rows": [page_model.device_row(device, now_ms) for device in devices],
         "paging": page_model.paging(search, cursor, after, len(devices), total),
         "total": total,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
-_decode: Final = msgspec.json.Decoder().decode
+_decode_any: Final = msgspec.json.Decoder().decode
+MAX_DEPTH: Final = 128  # as in exports: what is nested deeper goes to quarantine there
 COMPACT_CHARS: Final = 160  # of a reading in a table row
 COMPACT_FIELDS: Final = 12
 
@@ -20,6 +22,28 @@ class Payload:
     json: bytes | None = None
     text: str | None = None
     base64: str | None = None
+
+
+def _decode(value: bytes) -> Any:
+    """A payload's JSON value. Raises MsgspecError, or RecursionError for one nested deeper than `MAX_DEPTH`.
+
+    How deep a parser itself will go differs between releases of Python; a reader's may go less deep than ours.
+    """
+    decoded = _decode_any(value)
+    if value.count(b"[") + value.count(b"{") > MAX_DEPTH:
+        level = [decoded]
+        for _ in range(MAX_DEPTH):
+            level = [item for holder in level for item in _items(holder) if isinstance(item, (dict, list))]
+            if not level:
+                return decoded
+        raise RecursionError(f"nested deeper than {MAX_DEPTH} levels")
+    return decoded
+
+
+def _items(holder: Any) -> Iterable[Any]:
+    if isinstance(holder, dict):
+        return holder.values()
+    return holder if isinstance(holder, list) else ()
 
 
 def present(value: bytes) -> Payload:

@@ -63,6 +63,7 @@ class Problem(BaseModel):
     instance: str = Field(description="The path that was asked for.")
     errors: list[ParameterError] | None = Field(None, description="Which parameters were refused, and why.")
     reasons: list[str] | None = Field(None, description="Why the box is not ready.")
+    clock: str | None = Field(None, description="With `reasons`: `ok`, `behind` or `stepped`.")
 
 
 def _declared(description: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from api.answers import view_of
 from api.context import Injected, Services
 from api.metrics import MEDIA_TYPE, SINK_FILE, all_metrics
 from api.models import Health, Ready, answer
+from api.overview import OverviewCache
 from api.problems import PROBLEMS, UNAVAILABLE, problem
 from devices.tail import TailState
 
@@ -35,10 +36,20 @@ async def healthz() -> Response:
 
 @router.get("/readyz", response_model=Ready, responses=UNAVAILABLE, summary="Is the box ready")
 async def readyz(request: Request, services: Injected) -> Response:
-    """200 when the edge writes, the status view is up to date and the sink shows signs of life; else 503 and why."""
+    """200 when the edge writes, the status view is up to date and the sink shows signs of life; else 503 and why.
+
+    `clock` is `ok`, `behind` (before the newest record) or `stepped` (jumped within the last hour): no reason not to be
+    ready, but nothing is expired by age meanwhile.
+    """
+    cache: OverviewCache = request.app.state.overview
+    overview = await cache.get()
     reasons = not_ready_reasons(services)
+    if overview.disk_full:
+        reasons.append(f"the disk is full, readings are refused until there is room ({overview.disk_full})")
     if not reasons:
-        return answer(Ready(ready=True, view=view_of(services.tail.status())))
+        view = view_of(services.tail.status())
+        weaker = dict(services.weaker_durability)
+        return answer(Ready(ready=True, view=view, clock=overview.clock, weaker_durability=weaker))
     return problem(
         503,
         "not-ready",
@@ -47,6 +58,7 @@ async def readyz(request: Request, services: Injected) -> Response:
         mend="wait a few seconds; if it stays, read the appliance's log",
         headers={"Retry-After": "2"},
         reasons=reasons,
+        clock=overview.clock,
     )
 
 

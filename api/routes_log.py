@@ -22,6 +22,7 @@ from api.models import (
     answer,
 )
 from api.problems import PROBLEMS, UNAVAILABLE
+from api.recovered import Recovered
 from api.times import to_datetime
 from commitlog.base import ClosedWindow, LogReader, TopicInfo
 
@@ -32,7 +33,8 @@ router = APIRouter(prefix="/api/v1", tags=["log"], responses={**PROBLEMS, **UNAV
 def list_topics(services: Injected) -> Response:
     """Topics by name, with the readable range of each partition and the last closed window."""
     with services.readers.reader() as reader:
-        topics = [_topic(services, reader, info) for _, info in sorted(reader.topics().items())]
+        recovered = Recovered(services.run_dir.parent)
+        topics = [_topic(services, reader, info, recovered) for _, info in sorted(reader.topics().items())]
         return answer(TopicList(topics=topics, writer=reader.writer_state().value))
 
 
@@ -67,17 +69,22 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _topic(services: Services, reader: LogReader, info: TopicInfo) -> Topic:
+def _topic(services: Services, reader: LogReader, info: TopicInfo, recovered: Recovered) -> Topic:
     marks = reader.watermarks(info.name)
     last = services.readers.last_window(reader, info.name, info.topic_id)
     return Topic(
         topic=info.name,
         topic_id=info.topic_id,
         partitions=[
-            PartitionMarks(partition=partition, log_start_offset=mark.start, high_watermark=mark.high)
+            PartitionMarks(
+                partition=partition,
+                log_start_offset=mark.start,
+                high_watermark=mark.high,
+                recovered=recovered.since_start(info.name, partition),
+            )
             for partition, mark in enumerate(marks)
         ],
-        records=sum(mark.high - mark.start for mark in marks),
+        records=sum(recovered.records(info.name, partition, mark) for partition, mark in enumerate(marks)),
         windows_closed=0 if last is None else last.number + 1,
         last_window=None if last is None else _window(last),
     )

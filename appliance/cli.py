@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from appliance.commands import config, export, processes, simulate
+from appliance.commands import config, export, log, processes, simulate
 from core.errors import HeadraceError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(config.app, name="config")
+app.add_typer(log.app, name="log")
 processes.register(app)
 simulate.register(app)
 export.register(app)

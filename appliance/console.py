@@ -84,6 +84,7 @@ def assemble(settings: Settings, channel: ChannelClient) -> tuple[Services, Stat
         clock=clock,
         allowed_hosts=(settings.http.host, *settings.http.allowed_hosts),
         sink_expected=settings.sink.enabled,
+        weaker_durability=settings.weaker_durability(),
     )
     return services, tail
 

@@ -101,6 +101,7 @@ def open_data_dir(
     path: Path,
     *,
     journal_size_bytes: int,
+    spare_bytes: int = 0,
     allow_network_filesystem: bool = False,
     patience_s: float = ORPHAN_PATIENCE_S,
 ) -> DataDir:
@@ -113,7 +114,7 @@ def open_data_dir(
     _make_writable(path)
     lock_fd = _lock(path, patience_s)
     try:
-        _check_room(path, journal_size_bytes)
+        _check_room(path, journal_size_bytes, spare_bytes)
     except DataDirError:
         os.close(lock_fd)
         raise
@@ -249,18 +250,22 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _check_room(path: Path, journal_size_bytes: int) -> None:
-    """Refuse a disk without room for the journal. Once the journal stands, a full disk is a state, not a refusal."""
+def _check_room(path: Path, journal_size_bytes: int, spare_bytes: int) -> None:
+    """Refuse a disk without room for the journal and what has to stay free beside it.
+
+    Once the journal stands, a full disk is a state, not a refusal.
+    """
     if (path / "log" / "journal").exists():
         return
     stat = os.statvfs(path)
     have = stat.f_bavail * stat.f_frsize
-    need = journal_size_bytes + FREE_MARGIN_BYTES
+    need = journal_size_bytes + max(spare_bytes, FREE_MARGIN_BYTES)
     if have < need:
         raise DataDirError(
             f"disk full: {_mebibytes(need)} are needed for the journal and a margin, {_mebibytes(have)} are free",
             where=str(path),
-            mend="free some space, choose another --data-dir, or make the journal smaller (--set log.journal_size=8MB)",
+            mend="free some space, choose another --data-dir, or make do with less (--set log.journal_size=8MB "
+            "--set log.pending_bytes=2MB --set log.checkpoint_bytes=2MB --set log.full_mark=32MB)",
         )
 
 

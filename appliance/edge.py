@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import structlog
@@ -19,8 +19,10 @@ import structlog
 from appliance.edge_metrics import EdgeCollector, metrics_text
 from appliance.process import announce_ready, child_main
 from appliance.settings import Settings
+from commitlog.durability import Durability
 from commitlog.embedded import EmbeddedLog
 from commitlog.remote import log_handlers
+from commitlog.report import MAX_CUTS
 from commitlog.storage import RUN_DIR, SystemStorage
 from core.channel import ChannelServer, Handler
 from core.clock import SystemClock
@@ -41,9 +43,28 @@ _log = structlog.get_logger("headrace.edge")
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Be the edge until `stop` is set. Raises HeadraceError when it cannot start, or when the log has failed."""
-    edge = await Edge.start(settings)
+    waits = asyncio.Event()
+    starting = asyncio.ensure_future(Edge.start(settings, on_wait=waits.set))
+    for event in (waits, stop):
+        await _first(starting, event)
+        if starting.done():
+            break
+        announce_ready()  # console and sink start meanwhile: what is readable is read, and they say that we are away
+    if not starting.done():
+        starting.cancel()  # nobody has freed the space that recovery waits for
+        with contextlib.suppress(asyncio.CancelledError):
+            await starting
+        return
+    edge = await starting
     announce_ready()
     await edge.until(stop)
+
+
+async def _first(task: asyncio.Future[Any], event: asyncio.Event) -> None:
+    """Wait until the task is done or the event is set."""
+    waiting = asyncio.ensure_future(event.wait())
+    await asyncio.wait((task, waiting), return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
 
 
 class Edge:
@@ -68,12 +89,14 @@ class Edge:
         self._tasks: set[asyncio.Task[None]] = set()
 
     @classmethod
-    async def start(cls, settings: Settings) -> Edge:
-        """Recover the log, then let others in."""
+    async def start(cls, settings: Settings, *, on_wait: Callable[[], None] | None = None) -> Edge:
+        """Recover the log, then let others in. `on_wait`: see `EmbeddedLog.open`."""
         failed: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         router = Router(settings.routes)  # a route that cannot work is said before anything is touched
-        log = await _open_log(settings, failed)
+        log = await _open_log(settings, failed, on_wait)
         try:
+            own = {topic.name: topic.durability for topic in settings.topics if topic.durability is not None}
+            log.keep_topics_at({name: Durability.named(level) for name, level in own.items()})
             partitions = {topic.name: topic.partitions for topic in settings.topics}
             for name in sorted({EVENTS_TOPIC, settings.tcp.topic, *router.topics, *partitions}):
                 await log.create_topic(name, partitions.get(name))
@@ -96,6 +119,8 @@ class Edge:
             ) from self._failed.result()
 
     async def _let_in(self) -> None:
+        for where, level in self._settings.weaker_durability().items():
+            _log.warning("acknowledged before it is on disk", where=where, durability=level)
         self._sessions.edge_started()
         await self._channel.start()
         run_dir = self._settings.data_dir / RUN_DIR
@@ -173,7 +198,9 @@ def _share_files(settings: Settings) -> FileShare:
     return share
 
 
-async def _open_log(settings: Settings, failed: asyncio.Future[Exception]) -> EmbeddedLog:
+async def _open_log(
+    settings: Settings, failed: asyncio.Future[Exception], on_wait: Callable[[], None] | None
+) -> EmbeddedLog:
     def on_failure(error: Exception) -> None:
         if not failed.done():
             _log.error("the log has failed; nothing more is acknowledged", error=repr(error), exc_info=error)
@@ -181,7 +208,12 @@ async def _open_log(settings: Settings, failed: asyncio.Future[Exception]) -> Em
 
     try:
         log = await EmbeddedLog.open(
-            settings.data_dir, settings.log, clock=SystemClock(), storage=SystemStorage(), on_failure=on_failure
+            settings.data_dir,
+            settings.log,
+            clock=SystemClock(),
+            storage=SystemStorage(),
+            on_failure=on_failure,
+            on_wait=on_wait,
         )
     except OSError as error:
         raise _cannot_open(settings, error) from error
@@ -193,9 +225,17 @@ async def _open_log(settings: Settings, failed: asyncio.Future[Exception]) -> Em
         records_replayed=report.records_replayed,
         duration_s=round(report.duration_s, 3),
     )
-    for cut in report.cuts:
+    for cut in report.cuts[:MAX_CUTS]:
         _log.warning(
-            "recovery cut", topic=cut.topic, partition=cut.partition, first=cut.first, next=cut.next, reason=cut.reason
+            "recovery cut",
+            topic=cut.topic,
+            partition=cut.partition,
+            first=cut.first,
+            next=cut.next,
+            reason=cut.reason,
+            start_ms=cut.start_ms,
+            end_ms=cut.end_ms,
+            devices=list(cut.devices),
         )
     for note in report.notes:
         _log.warning("recovery note", note=note)

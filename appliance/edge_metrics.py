@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from commitlog.embedded import EmbeddedLog
 from core.channel import ChannelServer
-from core.clock import Clock
+from core.clock import Clock, ClockState
 from core.histogram import Histogram
 from ingest.counters import ListenerCounters
 from ingest.sessions import Sessions
@@ -64,10 +64,27 @@ class EdgeCollector(Collector):
         yield GaugeMetricFamily(
             "headrace_unsynced_records", "Records acknowledged but not yet on disk.", value=stats.unsynced_records
         )
-        yield CounterMetricFamily("headrace_commits", "Commits written to the journal and synced.", value=stats.commits)
+        yield GaugeMetricFamily(
+            "headrace_unsynced_bytes",
+            "Journal bytes of records acknowledged but not yet on disk.",
+            value=stats.unsynced.size_bytes,
+        )
+        yield GaugeMetricFamily(
+            "headrace_unsynced_age_seconds",
+            "Age of the oldest record acknowledged but not yet on disk.",
+            value=self._log.unsynced_age_s,
+        )
+        yield CounterMetricFamily("headrace_commits", "Commits written to the journal.", value=stats.commits)
+        yield CounterMetricFamily(
+            "headrace_journal_syncs", "Syncs of the journal, one per commit at durability fsync.", value=stats.syncs
+        )
         yield CounterMetricFamily(
             "headrace_journal_waits", "Commits that waited for a checkpoint to make room.", value=stats.journal_waits
         )
+        batches = CounterMetricFamily("headrace_batches", "Record batches from Kafka clients.", labels=["outcome"])
+        for outcome, count in sorted(stats.batches.items()):
+            batches.add_metric([outcome], count)
+        yield batches
         yield CounterMetricFamily(
             "headrace_journal_bytes", "Bytes written to the journal.", value=self._log.journal_bytes_written
         )
@@ -80,11 +97,30 @@ class EdgeCollector(Collector):
             "Time from an append to its acknowledgement; each record counts as the oldest of its commit.",
             stats.ack_latency_s,
         )
-        yield _histogram("headrace_sync_seconds", "Time to write and sync one journal entry.", stats.sync_s)
+        yield _histogram("headrace_sync_seconds", "Time of one sync of the journal, its write included.", stats.sync_s)
         yield GaugeMetricFamily(
             "headrace_clock_behind_seconds",
             "How far the box's clock is behind the newest record; until it is past it, records carry that time.",
-            value=max(0, self._log.now_ms() - self._clock.time_ms()) / 1000,
+            value=max(0, self._log.newest_ms - self._clock.time_ms()) / 1000,
+        )
+        clock = GaugeMetricFamily("headrace_clock_state", "How far the wall clock is trusted.", labels=["state"])
+        for state in ClockState:
+            clock.add_metric([state.value], float(state is self._roller.clock_state))
+        yield clock
+        disk = self._log.disk
+        yield GaugeMetricFamily(
+            "headrace_disk_full", "1 while readings are refused because the disk is full.", value=float(self._log.full)
+        )
+        yield GaugeMetricFamily("headrace_disk_free_bytes", "Free on the log's disk.", value=disk.free_bytes)
+        yield GaugeMetricFamily(
+            "headrace_disk_needed_bytes",
+            "What has to be free for a full disk to count as full no more.",
+            value=disk.needed_bytes,
+        )
+        yield GaugeMetricFamily(
+            "headrace_disk_reserve_bytes",
+            "What the log keeps for itself; 0 while it is in use.",
+            value=disk.reserve_bytes,
         )
         report = self._log.report
         yield GaugeMetricFamily(
@@ -97,6 +133,14 @@ class EdgeCollector(Collector):
         )
         yield GaugeMetricFamily(
             "headrace_recovery_cuts", "Stretches that recovery could not keep.", value=len(report.cuts)
+        )
+        yield GaugeMetricFamily(
+            "headrace_recovery_lost_offsets",
+            "Offsets in those stretches, without the ones that no record ever had.",
+            value=report.lost_offsets,
+        )
+        yield GaugeMetricFamily(
+            "headrace_recovery_cut_bytes", "Bytes cut from the ends of segments.", value=report.bytes_cut
         )
 
     def _listener_metrics(self) -> Iterator[Metric]:
@@ -111,6 +155,11 @@ class EdgeCollector(Collector):
         refused = CounterMetricFamily(
             "headrace_refused_lines", "Readings answered with an error and not stored.", labels=["protocol", "reason"]
         )
+        dropped = CounterMetricFamily(
+            "headrace_dropped_records",
+            "Readings that have no answer in their protocol and were not stored.",
+            labels=["protocol", "reason"],
+        )
         for counters in self._listeners:
             label = [counters.protocol]
             connections.add_metric(label, counters.connections)
@@ -121,7 +170,9 @@ class EdgeCollector(Collector):
                 closed.add_metric([*label, reason], count)
             for reason, count in counters.refused_lines.items():
                 refused.add_metric([*label, reason], count)
-        yield from (connections, accepted, records, sizes, closed, refused)
+            for reason, count in counters.dropped.items():
+                dropped.add_metric([*label, reason], count)
+        yield from (connections, accepted, records, sizes, closed, refused, dropped)
 
     def _window_metrics(self) -> Iterator[Metric]:
         windows = CounterMetricFamily("headrace_windows_closed", "Windows closed.", labels=["topic", "reason"])

@@ -32,6 +32,7 @@ from appliance.config_sources import (
     read_overrides,
 )
 from appliance.toml_lines import TomlPath
+from commitlog.durability import DurabilityName, weaker_levels
 from commitlog.settings import LogSettings, TopicSettings
 from core.errors import ConfigError
 from core.settings import Section
@@ -88,6 +89,11 @@ class Settings(Section):
     topics: tuple[TopicSettings, ...] = Field(
         (), max_length=1024, description="What single topics of the log do differently."
     )
+
+    def weaker_durability(self) -> Mapping[str, DurabilityName]:
+        """Where acknowledged does not mean synced, and what it means there."""
+        listeners = {"mqtt": self.mqtt.durability, "tcp": self.tcp.durability}
+        return weaker_levels(self.log.durability, listeners, [(topic.name, topic.durability) for topic in self.topics])
 
     def to_json(self) -> str:
         """The settings as JSON, keys and units as in a settings file; `from_json` makes an equal value of it."""

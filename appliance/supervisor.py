@@ -32,7 +32,7 @@ from core.channel import ChannelClient
 from core.clock import Clock, SystemClock
 from core.errors import DataDirError, HeadraceError, PortTakenError
 from core.logs import configure_logs
-from core.ports import PORTS_FILE, read_ports
+from core.ports import forget_ports, read_ports
 
 SLOW_START_S: Final = 10.0  # after this long a person wonders; recovery of a big log may well take longer
 START_FAILED: Final = 127  # what a shell says when it cannot start a command
@@ -68,6 +68,7 @@ def open_for(settings: Settings) -> DataDir:
     return open_data_dir(
         settings.data_dir,
         journal_size_bytes=settings.log.journal_size_bytes,
+        spare_bytes=settings.log.reserve_bytes + settings.log.full_mark_bytes,
         allow_network_filesystem=settings.allow_network_filesystem,
     )
 
@@ -168,7 +169,7 @@ class Supervisor:
         return self._exit_code
 
     def _prepare(self) -> None:
-        (self._data_dir.run / PORTS_FILE).unlink(missing_ok=True)  # an older boot's
+        forget_ports(self._data_dir.run)
         self._settings_path = str(self._data_dir.write_settings(self._settings.to_json()))
         if self._data_dir.filesystem in _VOLATILE:
             _log.warning(

@@ -61,6 +61,7 @@ class Bench:
     timing: Timing
     device: BlockDevice | None
     idle: DiskRate
+    directory: Path = BUILD
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +98,7 @@ class Written:
 
 def measure_once(bench: Bench, server: Server, load: Load, number: int) -> Round:
     """One server under one load, from an empty directory; a run that breaks off is a void round with its reason."""
-    data_dir = BUILD / f"data-{server.name}"
+    data_dir = bench.directory / f"data-{server.name}"
     shutil.rmtree(data_dir, ignore_errors=True)
     data_dir.mkdir(parents=True)
     log_of(data_dir).unlink(missing_ok=True)
@@ -248,12 +249,14 @@ def only_one() -> int:
     return lock
 
 
-def prepare(options: argparse.Namespace, servers: Sequence[Server]) -> tuple[Bench, dict[str, str]]:
-    """Compile the loader, look at the machine and say what will be measured."""
+def prepare(
+    options: argparse.Namespace, servers: Sequence[Server], directory: Path = BUILD
+) -> tuple[Bench, dict[str, str]]:
+    """Compile the loader, look at the machine and say what will be measured, on the disk of `directory`."""
     loader = compile_loader(HERE / "loadgen.c", BUILD)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # the servers inherit it; a soft limit of 1,024 is common
-    device = measure.block_device_of(BUILD)
+    device = measure.block_device_of(directory)
     environment = measure.describe_machine(device) | {"open files": f"{hard} (soft limit was {soft})"}
     environment |= {server.name: server.version() for server in servers}
     environment["commit"] = commit()
@@ -269,7 +272,7 @@ def prepare(options: argparse.Namespace, servers: Sequence[Server]) -> tuple[Ben
     timing = Timing(
         warmup_s=options.warmup, interval_s=options.seconds, qos=options.qos, payload_bytes=options.payload_bytes
     )
-    return Bench(loader=loader, timing=timing, device=device, idle=idle), environment
+    return Bench(loader=loader, timing=timing, device=device, idle=idle, directory=directory), environment
 
 
 def commit() -> str:

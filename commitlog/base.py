@@ -15,10 +15,12 @@ of offset ranges, one per partition. Timestamps are milliseconds since the epoch
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
+
+from commitlog.durability import Durability
 
 Header = tuple[str, bytes | None]
 """A record header: a name, which may stand more than once, and a value."""
@@ -73,6 +75,14 @@ class Position:
     topic: str
     partition: int
     offset: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProducerIdentity:
+    """What an idempotent producer signs its batches with. Its sequence numbers begin at 0 in each partition."""
+
+    producer_id: int
+    epoch: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,7 +202,7 @@ class LogReader(Protocol):
 
 
 class Log(Protocol):
-    """A log that can be appended to. Every call returns once what it did is durable."""
+    """A log that can be appended to. Every call returns once what it did is durable, records at their level."""
 
     async def create_topic(self, name: str, partitions: int | None = None) -> TopicInfo:
         """Make a topic, or return it as it is when it exists. Raises BadRequestError for an illegal name."""
@@ -201,8 +211,25 @@ class Log(Protocol):
     async def append(self, records: Sequence[NewRecord], changes: Sequence[TableChange] = ()) -> Sequence[Position]:
         """Append records and change tables in one atomic commit; positions are in the order of the records.
 
+        Records are durable at their topic's level or the log's; with changes of tables always synced.
+
         Raises NotFoundError for an unknown topic, UnavailableError when the log cannot accept now.
         """
+        ...
+
+    async def append_batch(self, topic: str, partition: int, batch: bytes) -> Position:
+        """Append a ready RecordBatch v2 as it is, in one atomic commit; the position is that of its first record.
+
+        Its records get the time received (timestamp type LogAppendTime). Batches of one producer and partition are
+        judged in the order of the calls. One that an idempotent producer sent before is not appended again: it gets the
+        position it got then. Raises a commitlog.batch_errors.BatchError, which carries Kafka's error code, for a batch
+        that is refused, NotFoundError for an unknown topic or partition, UnavailableError when the log cannot accept
+        now.
+        """
+        ...
+
+    async def init_producer_id(self) -> ProducerIdentity:
+        """A new idempotent producer, whose id nobody else has."""
         ...
 
     async def rows(self, table: str) -> Mapping[str, Any]:
@@ -210,7 +237,7 @@ class Log(Protocol):
         ...
 
     async def roll(self, topic: str, reason: str) -> ClosedWindow | None:
-        """Close the open window of a topic: fsync, close active segments, record the window durably.
+        """Close the open window of a topic: fsync, whatever its durability; close active segments, record the window.
 
         None if nothing was appended since the last roll. Raises NotFoundError for an unknown topic.
         """
@@ -250,6 +277,15 @@ class Appender(Protocol):
         """More is waiting than the log will buffer: the caller stops reading and registers with `when_clear`."""
         ...
 
+    @property
+    def full(self) -> bool:
+        """The disk is full: no readings are to be appended. The box's own small records (device events) may be."""
+        ...
+
+    def watch_full(self, changed: Callable[[bool], None]) -> None:
+        """Have `changed(full)` called on the loop whenever `full` has changed; for as long as the log lives."""
+        ...
+
     def partitions(self, topic: str) -> Sequence[PartitionAppender]:
         """The partitions of a topic, in order. Raises NotFoundError."""
         ...
@@ -258,8 +294,18 @@ class Appender(Protocol):
         """Time received for everything appended in this chunk; never decreasing."""
         ...
 
-    def appended(self, count: int, size_bytes: int, waiter: Waiter | None = None, token: Any = None) -> None:
-        """`count` records of about `size_bytes` were appended; `waiter` is told when they are durable."""
+    def appended(
+        self,
+        count: int,
+        size_bytes: int,
+        waiter: Waiter | None = None,
+        token: Any = None,
+        durability: Durability | None = None,
+    ) -> None:
+        """`count` records of about `size_bytes` were appended; `waiter` is told when they are durable.
+
+        At the level `durability`, where their topics have none of their own; None: the log's.
+        """
         ...
 
     def when_clear(self, resume: Any) -> None:

@@ -16,14 +16,16 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import google_crc32c
-import zstandard
 from aiokafka.record._crecords import DefaultRecordBatch, DefaultRecordBatchBuilder
 
 from commitlog.base import Record
+from commitlog.compression import CODEC_NONE as CODEC_NONE
+from commitlog.compression import CODEC_ZSTD as CODEC_ZSTD
+from commitlog.compression import CompressionError, decompress
 
 # The pure-Python fallback is ten times slower and would be taken without a word on a machine without the wheel.
 if "_crecords" not in DefaultRecordBatchBuilder.__module__:
@@ -33,13 +35,11 @@ HEADER: Final = struct.Struct(">qiibIhiqqqhii")
 HEADER_BYTES: Final = HEADER.size
 CRC_STARTS_AT: Final = 21
 LENGTH_ENDS_AT: Final = 12  # the length field counts what follows it
-CODEC_NONE: Final = 0
-CODEC_ZSTD: Final = 4
 CODEC_MASK: Final = 0x07
 MAX_DECOMPRESSED_BYTES: Final = 128 << 20  # several times what one commit may hold
 MAX_BATCH_BYTES: Final = 1 << 30  # a segment's size limit; a larger length field is corruption
 
-_BASE_OFFSET: Final = struct.Struct(">q")
+BASE_OFFSET: Final = struct.Struct(">q")
 _LEADER_EPOCH: Final = struct.Struct(">i")
 _LENGTH: Final = struct.Struct(">i")
 _ATTRIBUTES: Final = struct.Struct(">h")
@@ -107,7 +107,7 @@ def new_builder(codec: int) -> DefaultRecordBatchBuilder:
 
 def place(batch: bytearray, base_offset: int, leader_epoch: int) -> None:
     """Give a finished batch its place in the log. The CRC does not cover either field."""
-    _BASE_OFFSET.pack_into(batch, 0, base_offset)
+    BASE_OFFSET.pack_into(batch, 0, base_offset)
     _LEADER_EPOCH.pack_into(batch, LENGTH_ENDS_AT, leader_epoch)
 
 
@@ -125,41 +125,20 @@ def _uncompressed(batch: bytes, header: BatchHeader) -> bytes:
     codec = header.attributes & CODEC_MASK
     if codec == CODEC_NONE:
         return batch
-    if codec != CODEC_ZSTD:
-        raise CorruptBatchError(
-            f"the batch at offset {header.base_offset} uses codec {codec}, which is not written here"
-        )
-    records = _decompress(batch[HEADER_BYTES:])
-    plain = bytearray(batch[:HEADER_BYTES])
+    try:
+        records = decompress(codec, batch[HEADER_BYTES:], MAX_DECOMPRESSED_BYTES)
+    except CompressionError as error:
+        raise CorruptBatchError(f"the batch at offset {header.base_offset}: {error}") from error
+    return with_plain_records(batch[:HEADER_BYTES], header.attributes, records)
+
+
+def with_plain_records(header: bytes, attributes: int, records: bytes) -> bytes:
+    """The batch of a compressed batch's header and its decompressed records."""
+    plain = bytearray(header)
     _LENGTH.pack_into(plain, 8, HEADER_BYTES - LENGTH_ENDS_AT + len(records))
-    _ATTRIBUTES.pack_into(plain, CRC_STARTS_AT, header.attributes & ~CODEC_MASK)
+    _ATTRIBUTES.pack_into(plain, CRC_STARTS_AT, attributes & ~CODEC_MASK)
     plain += records
     return bytes(plain)
-
-
-def _decompress(data: bytes) -> bytes:
-    """zstd with a cap, also for frames that do not announce their size."""
-    too_large = f"a batch decompresses to more than {MAX_DECOMPRESSED_BYTES} bytes"
-    try:
-        announced = zstandard.frame_content_size(data)
-        if announced > MAX_DECOMPRESSED_BYTES:
-            raise CorruptBatchError(too_large)
-        if announced >= 0:
-            return zstandard.ZstdDecompressor().decompress(data)
-        chunks: list[bytes] = []
-        room = MAX_DECOMPRESSED_BYTES
-        with zstandard.ZstdDecompressor().stream_reader(data) as reader:
-            while chunk := reader.read(_DECOMPRESS_STEP_BYTES):
-                room -= len(chunk)
-                if room < 0:
-                    raise CorruptBatchError(too_large)
-                chunks.append(chunk)
-    except zstandard.ZstdError as error:
-        raise CorruptBatchError(f"zstd: {error}") from error
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-
-_DECOMPRESS_STEP_BYTES: Final = 256 << 10  # output buffer of one step: most batches fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +147,14 @@ class RawBatch:
 
     header: BatchHeader
     data: bytes
+
+    def uncompressed(self) -> RawBatch:
+        """The same batch with its records as they are (its CRC is then not theirs). Raises CorruptBatchError."""
+        plain = _uncompressed(self.data, self.header)
+        if plain is self.data:
+            return self
+        attributes = self.header.attributes & ~CODEC_MASK
+        return RawBatch(replace(self.header, size_bytes=len(plain), attributes=attributes), plain)
 
     def records(self) -> Iterator[Record]:
         """See `records_of`."""

@@ -1,8 +1,9 @@
 """Segments are written behind the journal.
 
 One thread owns every segment file, the committed copy of the state tables, the checkpoint and the watermark map. It is
-given *flushes* in commit order: the records and table changes of all commits since the last flush, the last of which is
-durable in the journal. After a flush the records are readable; after a checkpoint the journal's space is free again.
+given *flushes* in commit order: the records and table changes of all commits since the last flush, the last of which
+is in the journal, durable at its level. After a flush the records are readable; after a checkpoint the journal's space
+is free again.
 
 Numbered steps of a flush, each of which a crash may follow without harm, because the journal still holds everything:
 1. write each partition's batch to its active segment; 2. apply the table changes; 3. publish watermarks: before any
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from commitlog.base import ClosedWindow, TopicInfo
 from commitlog.checkpoint import Checkpoint, write_checkpoint
+from commitlog.deletion import Graveyard, plan_deletion
 from commitlog.doorbell import Doorbell
 from commitlog.files import PartitionFiles
 from commitlog.journal import Change, Journal
@@ -79,6 +81,8 @@ class SegmentWriter:
         self._checkpoint_position = journal.head
         self._checkpoint_at_ms = clock.monotonic_ms()
         self._behind_checkpoint = False
+        self._graveyard = Graveyard(storage)
+        self._unsynced_records = 0
         self.bytes_written = 0
         self.checkpoints = 0
 
@@ -119,9 +123,16 @@ class SegmentWriter:
 
     def checkpoint_if_due(self) -> None:
         """Checkpoint what has been lying for the interval; called now and then while nothing arrives."""
+        self._graveyard.sweep()
         if self._behind_checkpoint and self._checkpoint_due(False):
             self.checkpoint()
             self._marks.publish([], checkpoint=True)
+
+    def note_unsynced(self) -> None:
+        """Checkpoint, from now on with the note that readers may see what is not durable yet. Raises OSError."""
+        self._unsynced_records = self._settings.unsynced_records
+        self.checkpoint()
+        self._marks.publish([], checkpoint=True)
 
     def checkpoint(self, *, clean: bool = False) -> None:
         """Make all that was flushed durable where it stands, and release the journal up to there. Raises OSError."""
@@ -143,6 +154,8 @@ class SegmentWriter:
                 clean=clean,
                 partitions=[files.point() for files in self._files.values()],
                 tables=dict(self._tables.snapshots),
+                unsynced_records=self._unsynced_records,
+                table_bytes=dict(self._tables.snapshot_bytes),
             ),
         )
         for name in sorted(before - set(self._tables.snapshots.values())):
@@ -153,8 +166,22 @@ class SegmentWriter:
         self._behind_checkpoint = False
         self.checkpoints += 1
 
+    def delete_segments(self, topic: TopicInfo, partition: int, before_offset: int) -> int:
+        """Delete the segments that end before an offset (see `deletion`); returns the log start. Raises OSError."""
+        files = self._files[(bytes.fromhex(topic.topic_id), partition)]
+        directory = self._log_dir / partition_dir_name(topic.name, partition)
+        deletion = plan_deletion(self._storage, directory, before_offset)
+        if deletion is not None:
+            files.log_start = max(files.log_start, deletion.log_start)
+            self.checkpoint()
+            self._marks.publish([(topic, partition, files.watermark())], checkpoint=True)
+            self._doorbell.ring()
+            self._graveyard.bury(deletion)
+        return files.log_start
+
     def close(self) -> None:
         """Checkpoint as closed in order, and let go of everything."""
+        self._graveyard.sweep()
         self.checkpoint(clean=True)
         self.abandon()
 

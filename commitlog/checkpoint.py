@@ -2,7 +2,8 @@
 
 `<data>/log/checkpoint` is replaced atomically whenever segments up to some commit are synced. It says which journal
 holds what came after (id, size, position, next sequence), how far each partition's files are durable, which table
-snapshots belong to it, the leader epoch, and whether the log was closed in order. A file: 8 bytes `HRCKPT01`, uint32
+snapshots belong to it, the leader epoch, whether the log was closed in order, and how many records acknowledged at a
+weaker durability than `fsync` a power cut may have taken since. A file: 8 bytes `HRCKPT01`, uint32
 CRC-32C of the rest, msgpack of `Checkpoint`.
 """
 
@@ -52,6 +53,8 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     clean: bool
     partitions: list[PartitionPoint]
     tables: dict[str, str]
+    unsynced_records: int = 0
+    table_bytes: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 _decode: Final = msgspec.msgpack.Decoder(Checkpoint).decode

@@ -1,9 +1,9 @@
 """Group commit: many appends, one sync.
 
 A commit starts when enough waits (records or bytes) or the interval since the first waiter has passed, never while one
-is in flight; whatever arrives meanwhile is the next one. What it takes is written and synced in the journal thread, and
-only then do its waiters hear `committed`. A failed write or sync is never retried: its waiters and everybody after them
-hear `failed`, and nothing is accepted any more.
+is in flight; whatever arrives meanwhile is the next one. What it takes is written in the journal thread, and synced if
+anything in it wants to be (`commitlog.durability`); only then do its waiters hear `committed`. A failed write or sync
+is never retried: its waiters and everybody after them hear `failed`, and nothing is accepted any more.
 
 Memory is bounded by `pending_bytes` and one chunk: beyond that the log is congested and listeners stop reading.
 """
@@ -18,7 +18,9 @@ from typing import Any
 
 from commitlog.base import Waiter
 from commitlog.behind import Flush
+from commitlog.durability import Durability
 from commitlog.journal import Change
+from commitlog.late_sync import LateSync
 from commitlog.partition import TakenBatch
 from commitlog.settings import LogSettings
 from commitlog.stats import LogStats
@@ -28,13 +30,19 @@ from core.threads import Threads
 
 @dataclass(slots=True, kw_only=True)
 class Commit:
-    """What one journal entry holds, and who waits for it. `flush` comes with it once it is durable."""
+    """What one journal entry holds, and who waits for it. `flush` comes with it once it is durable at its level.
+
+    `rolls` were asked for with it, and are answered by `after_flush`. `size_bytes`: as written, known after that.
+    """
 
     batches: Sequence[TakenBatch]
     changes: Sequence[Change]
     flush: Flush | None
     after_flush: Callable[[], None]
+    rolls: int
     records: int
+    durability: Durability
+    size_bytes: int = 0
     waiters: list[tuple[Waiter, Any]] = field(default_factory=list)
     first_at_s: float = 0.0
 
@@ -48,12 +56,17 @@ class GroupCommit:
         stats: LogStats,
         *,
         threads: Threads,
-        take: Callable[[], Commit],
+        take: Callable[[Durability], Commit],
         write: Callable[[Commit], None],
+        sync: Callable[[], None],
         durable: Callable[[Commit], None],
+        note_unsynced: Callable[[Callable[[], None]], None],
         on_error: Callable[[Exception], None],
     ) -> None:
-        """`take` empties the open batches, `write` runs in the journal thread, `durable` before the acks."""
+        """`take` empties the open batches, and is told the strictest level that was asked for.
+
+        `write` and `sync` run in the journal thread, `durable` before the acks. `note_unsynced`: see `LateSync`.
+        """
         self.congested = False
         self._settings = settings
         self._interval_s = settings.commit_interval_ms / 1000
@@ -63,6 +76,14 @@ class GroupCommit:
         self._durable = durable
         self._loop = asyncio.get_running_loop()
         self._thread = threads.worker("journal", on_error)
+        self._level = Durability.named(settings.durability)
+        self._asked = Durability.OS
+        self._late = LateSync(
+            settings,
+            stats.unsynced,
+            sync=lambda done: self._thread.submit(sync, lambda _: done()),
+            note=note_unsynced,
+        )
         self._waiters: list[tuple[Waiter, Any]] = []
         self._resume: deque[Callable[[], None]] = deque()
         self._pending_records = self._pending_bytes = 0
@@ -77,7 +98,14 @@ class GroupCommit:
         """Whether a commit is being written."""
         return self._flying is not None
 
-    def appended(self, count: int, size_bytes: int, waiter: Waiter | None = None, token: Any = None) -> None:
+    def appended(
+        self,
+        count: int,
+        size_bytes: int,
+        waiter: Waiter | None = None,
+        token: Any = None,
+        durability: Durability | None = None,
+    ) -> None:
         """See `Appender.appended`."""
         if self._failed:
             if waiter is not None:
@@ -85,6 +113,10 @@ class GroupCommit:
             return
         if waiter is not None:
             self._waiters.append((waiter, token))
+        if durability is None:
+            durability = self._level
+        if durability > self._asked:
+            self._asked = durability
         if self._timer is None and not self._overdue:
             self._first_at_s = self._loop.time()
             self._timer = self._loop.call_later(self._interval_s, self._timed_out)
@@ -113,16 +145,22 @@ class GroupCommit:
             self._timer.cancel()
             self._timer = None
         self._overdue = False
-        commit = self._take()
+        asked, self._asked = self._asked, Durability.OS
+        commit = self._take(asked)
         commit.waiters, self._waiters = self._waiters, []
         commit.first_at_s = self._first_at_s
         self._pending_records = self._pending_bytes = 0
-        if commit.batches or commit.changes:
+        if commit.batches or commit.changes:  # an empty one has no level that anybody asked for
+            commit.durability = self._late.permit(commit.durability, commit.records)
             self._flying = commit
             self._thread.submit(lambda: self._write(commit), self._back)
         else:
             self._durable(commit)
             self._settle(commit)
+
+    def sync_late(self) -> None:
+        """Sync what commits have left unsynced: a checkpoint was taken."""
+        self._late.start()
 
     async def drain(self) -> None:
         """Wait until nothing is open or in flight, everybody who waited was told, or the log has failed."""
@@ -135,6 +173,7 @@ class GroupCommit:
     def fail(self) -> None:
         """Tell everybody that nothing of theirs may be acknowledged; from now on nothing is."""
         self._failed = True
+        self._late.close()
         waiters, self._waiters = self._waiters, []
         if self._flying is not None:
             waiters = self._flying.waiters + waiters
@@ -146,7 +185,9 @@ class GroupCommit:
         self._landed.set()
 
     async def close(self) -> None:
-        """End the journal thread."""
+        """End the journal thread. Whoever still appends hears at once that it failed."""
+        self._failed = True
+        self._late.close()
         if self._timer is not None:
             self._timer.cancel()
         await self._thread.close()
@@ -161,12 +202,12 @@ class GroupCommit:
         self.start()
 
     def _back(self, _: None) -> None:
-        """The journal thread has synced the commit in flight."""
+        """The journal thread has written the commit in flight, and synced it if its level asks for that."""
         commit = self._flying
         if self._failed or commit is None:
             return  # `fail` has told its waiters already
         self._flying = None
-        self._stats.durable_records += commit.records
+        self._late.landed(commit.durability, commit.records, commit.size_bytes, commit.first_at_s)
         self._durable(commit)
         self._settle(commit)
         if self._overdue or self._enough():

@@ -41,15 +41,21 @@ class PartitionFiles:
     def append(self, batch: Bytes, base_offset: int, count: int, max_timestamp_ms: int) -> None:
         """Write a batch to the active segment, closing it first when it is full. Raises OSError."""
         active = self._active
-        if active is not None and active.log_bytes and active.log_bytes + len(batch) > self._segment_size_bytes:
+        last_offset = base_offset + count - 1
+        if active is not None and not self._has_room(active, len(batch), last_offset):
             self.close_segment()
             active = None
         if active is None:
-            active = self._active = Segment(self._storage, self._directory, base_offset)
+            active = self._active = Segment.fresh(self._storage, self._directory, base_offset)
             self._names_dirty = True
         self._dirty = True
-        active.append(batch, base_offset + count - 1, max_timestamp_ms)
+        active.append(batch, last_offset, max_timestamp_ms)
         self.next_offset = base_offset + count
+
+    def _has_room(self, active: Segment, size: int, last_offset: int) -> bool:
+        return not active.log_bytes or (
+            active.log_bytes + size <= self._segment_size_bytes and active.holds(last_offset)
+        )
 
     def close_segment(self) -> None:
         """Sync and close the active segment; the next batch starts another."""

@@ -7,3 +7,4 @@ from typing import Final
 EXPIRED: Final = "expired"  # before the log start offset
 MISSING: Final = "missing"  # never in a segment, or its segment is gone
 DAMAGED: Final = "damaged"  # in a segment, but its batch fails its CRC
+LEFT_OUT: Final = "left out"  # never given to a record: recovery went on beyond them (reasons of its cuts begin so)

@@ -20,6 +20,7 @@ from typing import Final
 INDEX_INTERVAL_BYTES: Final = 4096
 OFFSET_ENTRY: Final = struct.Struct(">ii")
 TIME_ENTRY: Final = struct.Struct(">qi")
+MAX_RELATIVE_OFFSET: Final = 2**31 - 1
 
 
 def offset_entries(data: bytes) -> list[tuple[int, int]]:
@@ -32,16 +33,10 @@ def time_entries(data: bytes) -> list[tuple[int, int]]:
     return list(TIME_ENTRY.iter_unpack(data[: len(data) - len(data) % TIME_ENTRY.size]))
 
 
-def position_for(entries: Sequence[tuple[int, int]], relative_offset: int) -> int:
-    """Byte position from which walking batches finds the offset."""
-    found = bisect_right(entries, relative_offset, key=lambda entry: entry[0])
-    return entries[found - 1][1] if found else 0
-
-
-def relative_offset_for_time(entries: Sequence[tuple[int, int]], timestamp_ms: int) -> int:
-    """Relative offset from which walking records finds the first one at or after the time."""
+def entry_before_time(entries: Sequence[tuple[int, int]], timestamp_ms: int) -> tuple[int, int] | None:
+    """The last time entry before the time: records up to its offset are too early; None: the first may not be."""
     found = bisect_right(entries, timestamp_ms - 1, key=lambda entry: entry[0])
-    return entries[found - 1][1] if found else 0
+    return entries[found - 1] if found else None
 
 
 class IndexBuilder:

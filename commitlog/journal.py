@@ -39,7 +39,6 @@ BATCH_SECTION: Final = struct.Struct(">B16sII")
 CHANGES_SECTION: Final = struct.Struct(">BI")
 SECTION_BATCH: Final = 1
 SECTION_CHANGES: Final = 2
-_CRC_STARTS_AT: Final = 8
 _ID_AND_SEQUENCE: Final = struct.Struct(">QQ")
 
 Change = tuple[str, str, Any]
@@ -132,8 +131,8 @@ class Journal:
         """Bytes between tail and head."""
         return self.head - self.tail
 
-    def write(self, body: bytes) -> tuple[int, int]:
-        """Append an entry and sync it. Returns its sequence and the logical position after it.
+    def write(self, body: bytes, *, sync: bool = True) -> tuple[int, int]:
+        """Append an entry and sync it, unless `sync` is False. Returns its sequence and the logical position after it.
 
         Raises JournalFullError before anything is written, OSError when the write or the sync failed: then nothing
         is known about the bytes on disk and the journal must not be used again.
@@ -145,11 +144,16 @@ class Journal:
         if at != self.head:
             self._mark_lap_end()
         self._file.write(entry, at % self._size)
-        self._file.sync()
+        if sync:
+            self._file.sync()
         self.next_sequence = sequence + 1
         self.head = at + len(entry)
         self.bytes_written += len(entry)
         return sequence, self.head
+
+    def sync(self) -> None:
+        """Make every entry written so far durable. Raises OSError, as `write` does."""
+        self._file.sync()
 
     def release(self, position: int) -> None:
         """Everything before this logical position is no longer needed."""
@@ -203,6 +207,31 @@ class Journal:
             self._file.write(mark, place)
 
 
+@dataclass(frozen=True, slots=True)
+class EntryHeader:
+    """The first 24 bytes of an entry that lies within the file."""
+
+    length: int
+    crc: int
+    journal_id: int
+    sequence: int
+
+    def body(self, file: StorageFile, place: int) -> bytes | None:
+        """The body of the entry at that place in the file; None when it fails its CRC."""
+        body = file.read(self.length, place + ENTRY_HEADER.size)
+        checked = _ID_AND_SEQUENCE.pack(self.journal_id, self.sequence) + body
+        return body if len(body) == self.length and google_crc32c.value(checked) == self.crc else None
+
+
+def header_at(file: StorageFile, size: int, place: int) -> EntryHeader | None:
+    """What stands at a place of the ring, if an entry could be there; None at the file's end or beyond it."""
+    data = file.read(ENTRY_HEADER.size, place) if size - place >= ENTRY_HEADER.size else b""
+    if len(data) < ENTRY_HEADER.size:
+        return None
+    header = EntryHeader(*ENTRY_HEADER.unpack(data))
+    return header if place + ENTRY_HEADER.size + header.length <= size else None
+
+
 def read_entries(
     file: StorageFile, *, size: int, journal_id: int, sequence: int, position: int
 ) -> Iterator[JournalEntry]:
@@ -210,22 +239,19 @@ def read_entries(
     expected = sequence
     while True:
         place = position % size
-        header = file.read(ENTRY_HEADER.size, place) if size - place >= ENTRY_HEADER.size else b""
-        if len(header) < ENTRY_HEADER.size:
-            if size - place >= ENTRY_HEADER.size:
-                return  # the file is shorter than it says
+        if size - place < ENTRY_HEADER.size:  # too little for a header: unused
             position += size - place
             continue
-        length, crc, found_id, found_sequence = ENTRY_HEADER.unpack(header)
-        if found_id != journal_id or found_sequence != expected or place + ENTRY_HEADER.size + length > size:
+        header = header_at(file, size, place)
+        if header is None or (header.journal_id, header.sequence) != (journal_id, expected):
             return
-        body = file.read(length, place + ENTRY_HEADER.size)
-        if len(body) < length or google_crc32c.value(header[_CRC_STARTS_AT:] + body) != crc:
+        body = header.body(file, place)
+        if body is None:
             return
-        if length == 0:
+        if header.length == 0:
             position += size - place
             continue
-        position += ENTRY_HEADER.size + length
+        position += ENTRY_HEADER.size + header.length
         batches, changes = decode_body(body)
         yield JournalEntry(sequence=expected, end=position, batches=batches, changes=changes)
         expected += 1

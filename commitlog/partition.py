@@ -4,6 +4,8 @@ A record goes into two batches at once. The *journal batch* is uncompressed and 
 when the commit starts. The *segment batch* is zstd and grows over many commits; it is taken at the start of a commit
 (so that it ends where that commit ends) and written to the segment once that commit is durable. Appending twice costs
 less than taking a batch apart again: about 0.3 us a record each.
+
+A batch that comes ready from outside goes into both as it is. What is open before it is closed, so that order holds.
 """
 
 from __future__ import annotations
@@ -14,6 +16,20 @@ from aiokafka.record._crecords import DefaultRecordBatchBuilder
 
 from commitlog.base import Header
 from commitlog.batch import CODEC_NONE, CODEC_ZSTD, new_builder, place
+from commitlog.durability import Durability
+
+
+class ReadyBatch:
+    """A batch that needs no building; stands where a builder stands."""
+
+    __slots__ = ("_data",)
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def build(self) -> bytearray:
+        """A copy to be placed: two threads write it, each in its own time."""
+        return bytearray(self._data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +37,7 @@ class TakenBatch:
     """A batch taken from the open end; built (compressed, placed) by whichever thread writes it."""
 
     partition: Partition
-    builder: DefaultRecordBatchBuilder
+    builder: DefaultRecordBatchBuilder | ReadyBatch
     base_offset: int
     count: int
 
@@ -33,15 +49,19 @@ class TakenBatch:
 
 
 class Partition:
-    """One partition's open batches. Used on the event loop only."""
+    """One partition's open batches. Used on the event loop only. `durability`: its topic's own level, if it has one."""
 
     __slots__ = (
         "_journal",
         "_journal_base",
+        "_journal_closed",
         "_journal_count",
         "_opened",
         "_segment",
+        "_segment_closed",
+        "_segment_closed_bytes",
         "_segment_count",
+        "durability",
         "index",
         "next_offset",
         "topic",
@@ -53,12 +73,16 @@ class Partition:
         self.topic_id = topic_id
         self.index = index
         self.next_offset = next_offset
+        self.durability: Durability | None = None
         self._opened = opened
         self._journal_count = 0
         self._segment_count = 0
         self._journal_base = next_offset
         self._journal = new_builder(CODEC_NONE)
         self._segment = new_builder(CODEC_ZSTD)
+        self._journal_closed: list[TakenBatch] = []  # bounded by `pending_bytes`, as what is open is
+        self._segment_closed: list[TakenBatch] = []  # a flush is due at `flush_bytes`
+        self._segment_closed_bytes = 0
 
     def append(self, timestamp_ms: int, key: bytes | None, value: bytes | None, headers: list[Header]) -> int:
         """See `PartitionAppender.append`."""
@@ -74,27 +98,49 @@ class Partition:
         self.next_offset = offset + 1
         return offset
 
-    def take_journal_batch(self) -> TakenBatch:
-        """The open commit's records; the next append opens another commit."""
-        taken = TakenBatch(self, self._journal, self._journal_base, self._journal_count)
-        self._journal = new_builder(CODEC_NONE)
-        self._journal_base = self.next_offset
-        self._journal_count = 0
+    def append_ready(self, batch: bytes, count: int) -> int:
+        """Put a finished batch of `count` records behind everything appended so far; returns its base offset."""
+        if not self._journal_count and not self._journal_closed:  # `append` may add it again: taken twice is harmless
+            self._opened.append(self)
+        self._close_journal_batch()
+        self._close_segment_batch()
+        offset = self.next_offset
+        ready = TakenBatch(self, ReadyBatch(batch), offset, count)
+        self._journal_closed.append(ready)
+        self._segment_closed.append(ready)
+        self._segment_closed_bytes += len(batch)
+        self.next_offset = self._journal_base = offset + count
+        return offset
+
+    def take_journal_batches(self) -> list[TakenBatch]:
+        """The open commit's records, in order; the next append opens another commit."""
+        self._close_journal_batch()
+        taken, self._journal_closed = self._journal_closed, []
         return taken
 
-    def take_segment_batch(self) -> TakenBatch:
-        """Everything since the last time it was taken. Only right where no commit is open for this partition."""
-        taken = TakenBatch(self, self._segment, self.next_offset - self._segment_count, self._segment_count)
-        self._segment = new_builder(CODEC_ZSTD)
-        self._segment_count = 0
+    def take_segment_batches(self) -> list[TakenBatch]:
+        """Everything since the last time, in order. Only right where no commit is open for this partition."""
+        self._close_segment_batch()
+        taken, self._segment_closed = self._segment_closed, []
+        self._segment_closed_bytes = 0
         return taken
 
-    @property
-    def segment_batch_count(self) -> int:
-        """Records in the segment batch that is being filled."""
-        return self._segment_count
+    def _close_journal_batch(self) -> None:
+        if self._journal_count:
+            self._journal_closed.append(TakenBatch(self, self._journal, self._journal_base, self._journal_count))
+            self._journal = new_builder(CODEC_NONE)
+            self._journal_base = self.next_offset
+            self._journal_count = 0
+
+    def _close_segment_batch(self) -> None:
+        if self._segment_count:
+            base_offset = self.next_offset - self._segment_count
+            self._segment_closed.append(TakenBatch(self, self._segment, base_offset, self._segment_count))
+            self._segment_closed_bytes += int(self._segment.size())
+            self._segment = new_builder(CODEC_ZSTD)
+            self._segment_count = 0
 
     @property
     def segment_batch_bytes(self) -> int:
-        """Uncompressed size of the segment batch that is being filled."""
-        return int(self._segment.size())
+        """Size, as far as it is known uncompressed, of what the next flush will take."""
+        return self._segment_closed_bytes + int(self._segment.size())

@@ -7,37 +7,43 @@ is deleted under it was renamed first, so what is open stays readable.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from commitlog.base import ClosedWindow, Gap, Record, Slice, TopicInfo, Watermark, WriterState
-from commitlog.batch import HEADER_BYTES, BatchHeader, CorruptBatchError, RawBatch, check_crc, parse_header
-from commitlog.checkpoint import read_checkpoint
+from commitlog.batch import BatchHeader, RawBatch, check_crc
 from commitlog.doorbell import DoorbellWaiter
 from commitlog.gaps import DAMAGED, EXPIRED, MISSING
-from commitlog.index import offset_entries, position_for, relative_offset_for_time, time_entries
+from commitlog.index import entry_before_time, offset_entries, time_entries
+from commitlog.left_out import explained, left_out
+from commitlog.placing import checked_position, header_at, placed_data, placed_header
+from commitlog.report import read_report
 from commitlog.resync import next_batch_after
 from commitlog.segment import INDEX_SUFFIX, TIMEINDEX_SUFFIX, base_offsets, segment_path
 from commitlog.storage import LOG_DIR, RUN_DIR, Storage, StorageFile, SystemStorage, partition_dir_name, read_whole
-from commitlog.tables import TABLES_DIR, read_snapshot, unpack
 from commitlog.watermarks import WatermarkMap
-from commitlog.windows import WINDOWS_TABLE, window_from_row
+from commitlog.window_list import WindowList
 from core.clock import Clock, SystemClock
-from core.errors import NotFoundError, UnavailableError
+from core.errors import NotFoundError
 
+_PLAIN_PER_ROOM: Final = 16  # stored sizes bound a slice; one from outside may unfold to a thousand times as much
 _SNAPSHOT_TRIES: Final = 5  # a checkpoint may replace a snapshot between reading its name and opening it
 
 
 @dataclass(slots=True)
 class _Cursor:
-    """Where the last read of a partition ended: the next one goes on there without a look at the index."""
+    """Where the last read of a partition ended: the next one goes on there without a look at the index.
+
+    `exact`: the batch before ends, or the segment begins, with `offset` at `position`.
+    """
 
     base_offset: int
     file: StorageFile
     offset: int
     position: int
+    exact: bool = False
 
 
 class FileLogReader:
@@ -51,8 +57,7 @@ class FileLogReader:
         self._doorbell = DoorbellWaiter(data_dir / RUN_DIR)
         self._cursors: dict[tuple[str, int], _Cursor] = {}
         self._seen = (0, 0, 0)
-        self._windows_from = ""
-        self._windows: dict[str, list[ClosedWindow]] = {}
+        self._windows = WindowList(self._storage, self._log_dir)
 
     # -- LogReader
 
@@ -83,28 +88,35 @@ class FileLogReader:
                 if known < mark.high and (reason := self._nothing_follows(topic, partition)):
                     gaps.append(Gap(first=known, next=mark.high, reason=reason))
                 break
-            found = [r for r in batch.records() if offset <= r.offset < mark.high]
+            plain = batch.uncompressed()
+            found = [r for r in plain.records() if offset <= r.offset < mark.high]
             known = gaps[-1].next if gaps else offset
             if found and found[0].offset > max(offset, known):
                 gaps.append(Gap(first=max(offset, known), next=found[0].offset, reason=MISSING))
             records.extend(found)
             offset = min(batch.header.last_offset + 1, mark.high)
-            room -= batch.header.size_bytes
+            room -= max(batch.header.size_bytes, plain.header.size_bytes // _PLAIN_PER_ROOM)
         if gaps and gaps[-1].next > offset:
             offset = gaps[-1].next
-        return Slice(records=records, next_offset=offset, gaps=gaps)
+        return Slice(records=records, next_offset=offset, gaps=self._explained(topic, partition, gaps))
 
     def offset_for_time(self, topic: str, partition: int, timestamp_ms: int) -> int:
         """See `LogReader.offset_for_time`."""
         mark = self._watermark(topic, partition)
         directory = self._directory(topic, partition)
         offset = mark.start
+        start: tuple[int, int, int] | None = None  # base offset of a segment, and a time entry of it
         for base in base_offsets(self._storage, directory):
             entries = time_entries(self._index(directory, base, TIMEINDEX_SUFFIX))
-            if entries and entries[0][0] < timestamp_ms:
-                offset = max(offset, base + relative_offset_for_time(entries, timestamp_ms))
+            entry = entry_before_time(entries, timestamp_ms)
+            if entry is not None and base + entry[1] >= offset:
+                start = (base, *entry)
             if entries and entries[-1][0] >= timestamp_ms:
                 break  # a record that late is in this segment: the first one is here, or in one before that is walked
+        if start is not None:
+            base, time_ms, relative = start
+            holds = self._time_entry_holds(topic, partition, base + relative, time_ms, mark.high)
+            offset = max(offset, base + relative if holds else base)
         while offset < mark.high:
             batch = self._next_batch(topic, partition, offset, mark.high, [])
             if batch is None:
@@ -118,11 +130,11 @@ class FileLogReader:
 
     def windows(self, topic: str, *, after: int = -1) -> Sequence[ClosedWindow]:
         """See `LogReader.windows`."""
-        self._load_windows()
+        self._windows.refresh()
         info = self.topics().get(topic)
         if info is None:
             raise NotFoundError(f"there is no topic {topic!r}")
-        return [window for window in self._windows.get(info.topic_id, ()) if window.number > after]
+        return self._windows.after(info.topic_id, after)
 
     def wait(self, timeout_s: float) -> bool:
         """See `LogReader.wait`."""
@@ -169,15 +181,16 @@ class FileLogReader:
         cursor = self._cursor(topic, partition, offset)
         while cursor is not None:
             header = self._header_at(cursor)
-            data = b"" if header is None else cursor.file.read(header.size_bytes, cursor.position)
+            data = b"" if header is None else placed_data(cursor.file, cursor.position, header)
             if header is None or len(data) < header.size_bytes:
                 if not self._skip_damage(cursor, offset, high, gaps):
                     cursor = self._following(topic, partition, cursor, offset, gaps)
                 continue
-            if header.base_offset >= high:
-                return None
+            if header.base_offset >= high:  # not published yet; or, where a segment follows, a wrong offset
+                cursor = self._following(topic, partition, cursor, offset, gaps)
+                continue
             cursor.position += header.size_bytes
-            cursor.offset = header.last_offset + 1
+            cursor.offset, cursor.exact = header.last_offset + 1, True
             if header.last_offset < offset:
                 continue
             if check_crc(data, header):
@@ -185,6 +198,19 @@ class FileLogReader:
             gaps.append(Gap(first=max(offset, header.base_offset), next=header.last_offset + 1, reason=DAMAGED))
             offset = header.last_offset + 1
         return None
+
+    def _time_entry_holds(self, topic: str, partition: int, offset: int, time_ms: int, high: int) -> bool:
+        """Whether a time index says the truth: a batch with that newest timestamp ends at that offset."""
+        batch = self._next_batch(topic, partition, offset, high, [])
+        return batch is not None and (batch.header.last_offset, batch.header.max_timestamp_ms) == (offset, time_ms)
+
+    def _explained(self, topic: str, partition: int, gaps: list[Gap]) -> Sequence[Gap]:
+        """The gaps, those of offsets that no record ever had, or that expired meanwhile, with that as the reason."""
+        if all(gap.reason != MISSING for gap in gaps):
+            return gaps
+        report = read_report(self._storage, self._log_dir)
+        known = [] if report is None else left_out(report, topic, partition)
+        return explained(gaps, [(0, self._watermark(topic, partition).start, EXPIRED), *known])
 
     def _nothing_follows(self, topic: str, partition: int) -> str:
         """Why a living writer promises offsets of which no file holds a whole batch; empty where that is not so."""
@@ -201,21 +227,21 @@ class FileLogReader:
     def _skip_damage(self, cursor: _Cursor, offset: int, high: int, gaps: list[Gap]) -> bool:
         """Go to the next whole batch of the segment, over bytes that are none; False where there is none."""
         position = next_batch_after(cursor.file, cursor.position, cursor.base_offset, high)
-        header = None if position is None else parse_header(cursor.file.read(HEADER_BYTES, position))
+        header = None if position is None else header_at(cursor.file, position)
         if position is None or header is None:
             return False
         first = max(cursor.offset, offset)
         if header.base_offset > first:
             gaps.append(Gap(first=first, next=header.base_offset, reason=DAMAGED))
-        cursor.position, cursor.offset = position, header.base_offset
+        cursor.position, cursor.offset, cursor.exact = position, header.base_offset, False
         return True
 
     def _header_at(self, cursor: _Cursor) -> BatchHeader | None:
         """The header at the cursor; None at the end of the segment, or where its bytes make no sense."""
-        try:
-            return parse_header(cursor.file.read(HEADER_BYTES, cursor.position))
-        except CorruptBatchError:
-            return None
+        header = header_at(cursor.file, cursor.position)
+        if header is None or header.base_offset == cursor.offset or not cursor.exact:
+            return header
+        return placed_header(header, cursor.offset, header_at(cursor.file, cursor.position + header.size_bytes))
 
     def _cursor(self, topic: str, partition: int, offset: int) -> _Cursor | None:
         """A cursor at or before `offset`: the one the last read left, or one found through the index."""
@@ -228,7 +254,12 @@ class FileLogReader:
         if not bases:
             return None
         entries = offset_entries(self._index(directory, bases[0], INDEX_SUFFIX))
-        return self._open_cursor(topic, partition, bases[0], offset, position_for(entries, offset - bases[0]))
+        opened = self._open_cursor(topic, partition, bases[0], offset, 0)
+        if opened is not None:
+            opened.position = checked_position(opened.file, bases[0], entries, offset)
+            if opened.position == 0:
+                opened.offset, opened.exact = bases[0], True
+        return opened
 
     def _following(self, topic: str, partition: int, cursor: _Cursor, offset: int, gaps: list[Gap]) -> _Cursor | None:
         """A cursor at the start of the next segment; None when this is the last one."""
@@ -238,8 +269,12 @@ class FileLogReader:
             return None
         first = max(cursor.offset, offset)  # the cursor may have started before what was asked for
         if above[0] > first:
-            gaps.append(Gap(first=first, next=above[0], reason=MISSING))
-        return self._open_cursor(topic, partition, above[0], above[0], 0)
+            reason = DAMAGED if cursor.file.read(1, cursor.position) else MISSING
+            gaps.append(Gap(first=first, next=above[0], reason=reason))
+        following = self._open_cursor(topic, partition, above[0], above[0], 0)
+        if following is not None:
+            following.exact = True
+        return following
 
     def _open_cursor(self, topic: str, partition: int, base: int, offset: int, position: int) -> _Cursor | None:
         cursor = self._cursors.pop((topic, partition), None)
@@ -261,31 +296,3 @@ class FileLogReader:
             return read_whole(self._storage, segment_path(directory, base, suffix))
         except FileNotFoundError:
             return b""
-
-    # -- windows
-
-    def _load_windows(self) -> None:
-        """Read the snapshot of the `windows` table that the newest checkpoint names, unless it is the one at hand."""
-        for _ in range(_SNAPSHOT_TRIES):
-            checkpoint = read_checkpoint(self._storage, self._log_dir)
-            name = checkpoint.tables.get(WINDOWS_TABLE, "") if checkpoint else ""
-            if name == self._windows_from:
-                return
-            try:
-                rows = read_snapshot(self._storage, self._log_dir / TABLES_DIR / name)
-            except FileNotFoundError:
-                continue
-            self._windows = _windows_by_topic(unpack(row) for row in rows.values())
-            self._windows_from = name
-            return
-        raise UnavailableError("the windows table changes faster than it can be read", where=str(self._log_dir))
-
-
-def _windows_by_topic(rows: Iterator[Any]) -> dict[str, list[ClosedWindow]]:
-    windows: dict[str, list[ClosedWindow]] = {}
-    for row in rows:
-        window = window_from_row(row)
-        windows.setdefault(window.topic_id, []).append(window)
-    for group in windows.values():
-        group.sort(key=lambda window: window.number)
-    return windows

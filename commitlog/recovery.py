@@ -10,24 +10,28 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from commitlog.base import TopicInfo
-from commitlog.batch import BatchHeader
 from commitlog.checkpoint import Checkpoint, CheckpointError, PartitionPoint, read_checkpoint, write_checkpoint
 from commitlog.files import PartitionFiles
 from commitlog.journal import Journal, preallocate
 from commitlog.journal_settle import settle_journal
-from commitlog.metadata import read_metadata, write_metadata
+from commitlog.partition_recovery import RecoveredPartition, append_behind, recover_partition
+from commitlog.pass_over import pass_over
 from commitlog.replay import JOURNAL_NAME, replay
-from commitlog.report import Cut, RecoveryReport
-from commitlog.salvage import is_new, offsets_seen_by_windows, substitute_checkpoint
-from commitlog.segment import Segment, base_offsets
+from commitlog.report import Cut, RecoveryReport, keep_report
+from commitlog.restored import is_restored, leave_out, restored_is_told
+from commitlog.salvage import is_new, substitute_checkpoint
+from commitlog.segment import leftovers
 from commitlog.settings import LogSettings
-from commitlog.storage import TEMPORARY_SUFFIX, Storage, parse_partition_dir_name, partition_dir_name
+from commitlog.storage import TEMPORARY_SUFFIX, Storage, partition_dir_name
 from commitlog.tables import TABLES_DIR, CommittedTables, SnapshotError, remove_unnamed_snapshots
+from commitlog.topic_dirs import find_topics
+from commitlog.version import check_version, write_meta
+from commitlog.windows import WINDOWS_TABLE, last_windows
 from core.threads import Latch
 
 
@@ -45,33 +49,57 @@ class Recovered:
 
 
 def recover(storage: Storage, log_dir: Path, settings: LogSettings) -> Recovered:
-    """Bring the log back. Raises OSError when the disk itself refuses."""
+    """Bring the log back. Raises OSError when the disk itself refuses, DataDirError for what is newer than this."""
+    check_version(storage, log_dir)
     started = time.monotonic()
     report = RecoveryReport()
     storage.make_dir(log_dir / TABLES_DIR)
     storage.sync_dir(log_dir.parent)
     # 1. The checkpoint: from where to look.
-    checkpoint = _checkpoint(storage, log_dir, settings, report)
-    # 2. Leftovers of writes that a crash interrupted. The checkpoint just read may be one that a killed process renamed
-    # and did not live to sync: what only the one before it needs goes after that one can no longer come back.
+    checkpoint, salvaged = _checkpoint(storage, log_dir, settings, report)
+    # 2. Which topics there are, and leftovers of writes that a crash interrupted. The checkpoint just read may be one
+    # that a killed process renamed and did not live to sync: what only the one before it needs goes after that one can
+    # no longer come back.
     storage.sync_dir(log_dir)
-    _remove_leftovers(storage, log_dir)
+    points = {(p.topic, p.partition): p for p in (checkpoint.partitions if checkpoint else ())}
+    topics = find_topics(storage, log_dir, settings, points, report)
+    _remove_leftovers(storage, log_dir, topics)
     remove_unnamed_snapshots(storage, log_dir, list(checkpoint.tables.values()) if checkpoint else [])
     # 3. State tables as of the checkpoint.
     tables = _tables(storage, log_dir, checkpoint, report)
     # 4. Each partition's files up to their valid end.
-    files = _partitions(storage, log_dir, settings, checkpoint, report)
+    files = [
+        recover_partition(
+            storage,
+            log_dir,
+            settings,
+            topic,
+            index,
+            points.get((topic.name, index)) or (None if salvaged else _made_since(topic, index)),
+            report,
+        )
+        for topic in topics
+        for index in range(topic.partitions)
+    ]
     last_timestamp_ms = max([checkpoint.last_timestamp_ms if checkpoint else 0, *(f.newest_ms for f in files)])
     # 5. What the journal holds beyond that: acknowledged, but not yet in segments.
     settle_journal(storage, log_dir / JOURNAL_NAME, checkpoint)
-    next_sequence, newest_ms = replay(
-        storage, log_dir, checkpoint, [recovered.files for recovered in files], tables, report
-    )
+    next_sequence, newest_ms = replay(storage, log_dir, checkpoint, files, tables, report)
+    for recovered in files:
+        append_behind(recovered, report)
     _continue_past_windows(files, tables, report)
-    # 6. Make it durable where it stands now.
+    # 6. Where this is an older copy of the log, nothing that was given out since is given out again.
+    if is_restored(storage, log_dir, log_dir / JOURNAL_NAME):
+        leave_out([recovered.files for recovered in files], report)
+    # 7. Offsets that readers may have seen, of records that were never synced, are not used again.
+    if checkpoint is not None and not checkpoint.clean:
+        pass_over(checkpoint.unsynced_records, [recovered.files for recovered in files], report)
+    # 8. Make it durable where it stands now.
     for recovered in files:
         recovered.files.sync()
-    report.clean = checkpoint is None or (checkpoint.clean and not report.entries_replayed and not report.cuts)
+    report.clean = checkpoint is None or (
+        checkpoint.clean and not report.entries_replayed and not report.cuts and not report.bytes_cut
+    )
     report.duration_s = time.monotonic() - started
     epoch = max([checkpoint.leader_epoch if checkpoint else 0, *(f.leader_epoch for f in files)])
     return Recovered(
@@ -103,33 +131,63 @@ def start_journal(
         clean=False,
         partitions=[files.point() for files in recovered.files],
         tables=dict(recovered.tables.snapshots),
+        table_bytes=dict(recovered.tables.snapshot_bytes),
     )
     write_checkpoint(storage, log_dir, checkpoint)
     size = settings.journal_size_bytes
     file = preallocate(storage, log_dir / JOURNAL_NAME, size)
+    write_meta(storage, log_dir, storage.inode(log_dir / JOURNAL_NAME))
+    restored_is_told(storage, log_dir)
+    keep_report(storage, log_dir, recovered.report, recovered.last_timestamp_ms)
     return Journal(
         file, size=size, journal_id=recovered.journal_id, sequence=recovered.next_sequence, released=released
     )
 
 
-def _checkpoint(storage: Storage, log_dir: Path, settings: LogSettings, report: RecoveryReport) -> Checkpoint | None:
-    """What the last run left; None for a new log."""
+def _made_since(topic: TopicInfo, index: int) -> PartitionPoint:
+    """What the checkpoint would say of a partition made after it: nothing is durable, the journal has everything."""
+    return PartitionPoint(
+        topic=topic.name,
+        topic_id=bytes.fromhex(topic.topic_id),
+        partition=index,
+        log_start=0,
+        next_offset=0,
+        segment=-1,
+        log_bytes=0,
+        index_bytes=0,
+        timeindex_bytes=0,
+    )
+
+
+def _checkpoint(
+    storage: Storage, log_dir: Path, settings: LogSettings, report: RecoveryReport
+) -> tuple[Checkpoint | None, bool]:
+    """What the last run left, None for a new log; and whether it is lost, so that this is what can be had in its place.
+
+    Without it nobody knows where the journal begins.
+    """
     try:
         checkpoint = read_checkpoint(storage, log_dir)
         if checkpoint is not None or is_new(storage, log_dir):
-            return checkpoint
+            return checkpoint, False
         problem = "the checkpoint is missing"
     except CheckpointError as error:
         problem = str(error)
     report.notes.append(f"{problem}; every segment is walked, what only the journal holds is lost")
-    return substitute_checkpoint(storage, log_dir, settings)
+    return substitute_checkpoint(storage, log_dir, settings), True
 
 
-def _remove_leftovers(storage: Storage, log_dir: Path) -> None:
-    partitions = [log_dir / name for name in storage.names(log_dir) if parse_partition_dir_name(name)]
-    for directory in (log_dir, log_dir / TABLES_DIR, *partitions):
+def _remove_leftovers(storage: Storage, log_dir: Path, topics: Sequence[TopicInfo]) -> None:
+    """What was being written or deleted, and indexes of segments that are gone; foreign files are left alone."""
+    for directory in (log_dir, log_dir / TABLES_DIR):
         for name in storage.names(directory):
             if name.endswith(TEMPORARY_SUFFIX):
+                storage.remove(directory / name)
+    for topic in topics:
+        for index in range(topic.partitions):
+            directory = log_dir / partition_dir_name(topic.name, index)
+            names = storage.names(directory)
+            for name in leftovers(names):
                 storage.remove(directory / name)
 
 
@@ -137,144 +195,24 @@ def _tables(storage: Storage, log_dir: Path, checkpoint: Checkpoint | None, repo
     tables = CommittedTables()
     for table, name in (checkpoint.tables if checkpoint else {}).items():
         try:
-            tables.load(storage, log_dir / TABLES_DIR, {table: name})
+            tables.load(storage, log_dir / TABLES_DIR, {table: name}, checkpoint.table_bytes if checkpoint else None)
         except (SnapshotError, FileNotFoundError) as error:
             report.notes.append(f"state table {table!r} is lost: {error}")
+            continue
+        wanted = checkpoint.table_bytes.get(table, 0) if checkpoint else 0
+        if tables.snapshot_bytes[table] < wanted:
+            report.notes.append(f"state table {table!r} is older than it should be: the end of {name} is damaged")
     return tables
 
 
-@dataclass(frozen=True, slots=True)
-class _RecoveredPartition:
-    files: PartitionFiles
-    newest_ms: int
-    leader_epoch: int
-
-
-def _partitions(
-    storage: Storage, log_dir: Path, settings: LogSettings, checkpoint: Checkpoint | None, report: RecoveryReport
-) -> list[_RecoveredPartition]:
-    """Every partition that has a directory or stands in the checkpoint."""
-    points = {(p.topic, p.partition): p for p in (checkpoint.partitions if checkpoint else ())}
-    return [
-        _partition(storage, log_dir, settings, topic, index, points.get((topic.name, index)), report)
-        for topic in _topics(storage, log_dir, points, report)
-        for index in range(topic.partitions)
-    ]
-
-
-def _topics(
-    storage: Storage,
-    log_dir: Path,
-    points: Mapping[tuple[str, int], PartitionPoint],
-    report: RecoveryReport,
-) -> list[TopicInfo]:
-    """Topics by their directories and by the checkpoint; a half-made topic is completed."""
-    counts: dict[str, int] = {}
-    ids: dict[str, bytes] = {}
-    found = [parsed for name in storage.names(log_dir) if (parsed := parse_partition_dir_name(name)) is not None]
-    for topic, index in (*found, *points):
-        counts[topic] = max(counts.get(topic, 0), index + 1)
-        point = points.get((topic, index))
-        known = point.topic_id if point else read_metadata(storage, log_dir / partition_dir_name(topic, index))
-        if known is not None:
-            ids.setdefault(topic, known)
-    for topic in counts:
-        if topic not in ids:
-            ids[topic] = secrets.token_bytes(16)
-            report.notes.append(f"topic {topic!r} has lost its id and got a new one")
-    return [TopicInfo(name=name, topic_id=ids[name].hex(), partitions=counts[name]) for name in sorted(counts)]
-
-
-def _partition(
-    storage: Storage,
-    log_dir: Path,
-    settings: LogSettings,
-    topic: TopicInfo,
-    index: int,
-    point: PartitionPoint | None,
-    report: RecoveryReport,
-) -> _RecoveredPartition:
-    directory = log_dir / partition_dir_name(topic.name, index)
-    topic_id = bytes.fromhex(topic.topic_id)
-    if read_metadata(storage, directory) != topic_id:
-        storage.make_dir(directory)
-        write_metadata(storage, directory, topic_id)
-        storage.sync_dir(log_dir)
-    next_offset = point.next_offset if point else 0
-    newest_ms = leader_epoch = 0
-    active: Segment | None = None
-    bases = base_offsets(storage, directory)
-    if point is not None and point.log_bytes and point.segment not in bases:
-        reason = f"segment {point.segment} is gone"
-        report.cuts.append(Cut(topic=topic.name, partition=index, first=point.segment, next=next_offset, reason=reason))
-    for base in [b for b in bases if point is None or b >= point.segment >= 0 or b >= point.next_offset]:
-        if active is not None:
-            active.seal()
-            active.sync()
-            active.close()
-        active = Segment(storage, directory, base)
-        next_offset, last = _recover_segment(active, topic, index, point, next_offset, report)
-        if last is not None:
-            newest_ms, leader_epoch = max(newest_ms, last.max_timestamp_ms), max(leader_epoch, last.leader_epoch)
-    if active is not None and not _stands_at(active, point):
-        active.write_again()
-    files = PartitionFiles(
-        storage,
-        directory,
-        topic,
-        index,
-        log_start=min([*bases, next_offset]) if point is None else min(point.log_start, next_offset),
-        next_offset=next_offset,
-        active=active,
-        segment_size_bytes=settings.segment_size_bytes,
-        unsynced=active is not None and not _stands_at(active, point),
-    )
-    return _RecoveredPartition(files, newest_ms, leader_epoch)
-
-
-def _stands_at(active: Segment, point: PartitionPoint | None) -> bool:
-    """Whether the checkpoint says that all of it is durable; what a killed process left beyond may not be."""
-    return point is not None and (active.base_offset, active.log_bytes, active.index_bytes, active.timeindex_bytes) == (
-        point.segment,
-        point.log_bytes,
-        point.index_bytes,
-        point.timeindex_bytes,
-    )
-
-
-def _recover_segment(
-    segment: Segment,
-    topic: TopicInfo,
-    index: int,
-    point: PartitionPoint | None,
-    next_offset: int,
-    report: RecoveryReport,
-) -> tuple[int, BatchHeader | None]:
-    """Recover one segment; returns the partition's next offset and the last batch walked."""
-    known = point is not None and point.segment == segment.base_offset
-    sizes = (point.log_bytes, point.index_bytes, point.timeindex_bytes) if known and point is not None else None
-    had_bytes = segment.file_bytes
-    headers = segment.recover(sizes, None if point is None else max(next_offset, segment.base_offset))
-    end = headers[-1].last_offset + 1 if headers else next_offset
-    if had_bytes > segment.log_bytes:
-        reason = f"{had_bytes - segment.log_bytes} bytes after the last whole batch of segment {segment.base_offset}"
-        report.cuts.append(Cut(topic=topic.name, partition=index, first=end, next=end, reason=reason))
-    if sizes is not None and segment.log_bytes < sizes[0]:
-        first = headers[-1].last_offset + 1 if headers else segment.base_offset
-        reason = f"segment {segment.base_offset} is shorter than when it was synced"
-        report.cuts.append(Cut(topic=topic.name, partition=index, first=first, next=next_offset, reason=reason))
-    return max(end, next_offset), headers[-1] if headers else None
-
-
 def _continue_past_windows(
-    partitions: Sequence[_RecoveredPartition], tables: CommittedTables, report: RecoveryReport
+    partitions: Sequence[RecoveredPartition], tables: CommittedTables, report: RecoveryReport
 ) -> None:
     """Never use an offset again that a closed window holds, should its records be lost."""
-    rows = tables.decoded()
-    topic_ids = {partition.files.topic.topic_id for partition in partitions}
-    ends = {topic_id: offsets_seen_by_windows(rows, topic_id) for topic_id in topic_ids}
+    newest = last_windows(tables.decoded().get(WINDOWS_TABLE, {}))
     for files in (partition.files for partition in partitions):
-        seen = ends[files.topic.topic_id].get(files.partition, 0)
+        window = newest.get(files.topic.topic_id)
+        seen = 0 if window is None else window.offsets.get(files.partition, (0, 0))[1]
         if seen > files.next_offset:
             reason = "in a closed window, and missing from the segments"
             report.cuts.append(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from commitlog.base import ClosedWindow, NewRecord, Position, TableChange, TopicInfo
+from commitlog.base import ClosedWindow, NewRecord, Position, ProducerIdentity, TableChange, TopicInfo
+from commitlog.batch_errors import batch_error
 from commitlog.windows import window_from_row, window_to_row
-from core.channel import ChannelClient, Handler
+from core.channel import ChannelClient, ChannelError, Handler
 from core.errors import BadRequestError
 
 
@@ -29,6 +30,19 @@ class RemoteLog:
             changes=[(c.table, c.key, c.value) for c in changes],
         )
         return [Position(topic=topic, partition=partition, offset=offset) for topic, partition, offset in rows]
+
+    async def append_batch(self, topic: str, partition: int, batch: bytes) -> Position:
+        """See `Log.append_batch`."""
+        try:
+            offset = await self._channel.call("append_batch", topic=topic, partition=partition, batch=batch)
+        except ChannelError as error:
+            raise batch_error(error.remote_code, error) from None
+        return Position(topic=topic, partition=partition, offset=offset)
+
+    async def init_producer_id(self) -> ProducerIdentity:
+        """See `Log.init_producer_id`."""
+        producer_id, epoch = await self._channel.call("init_producer_id")
+        return ProducerIdentity(producer_id=producer_id, epoch=epoch)
 
     async def rows(self, table: str) -> Mapping[str, Any]:
         """See `Log.rows`."""
@@ -56,6 +70,13 @@ def log_handlers(log: Any) -> dict[str, Handler]:
         changes = [TableChange(table=table, key=key, value=value) for table, key, value in args["changes"]]
         return [(p.topic, p.partition, p.offset) for p in await log.append(records, changes)]
 
+    async def append_batch(args: Mapping[str, Any]) -> Any:
+        return (await log.append_batch(args["topic"], args["partition"], args["batch"])).offset
+
+    async def init_producer_id(args: Mapping[str, Any]) -> Any:
+        producer = await log.init_producer_id()
+        return producer.producer_id, producer.epoch
+
     async def rows(args: Mapping[str, Any]) -> Any:
         return await log.rows(args["table"])
 
@@ -63,7 +84,14 @@ def log_handlers(log: Any) -> dict[str, Handler]:
         window = await log.roll(args["topic"], args["reason"])
         return None if window is None else window_to_row(window)
 
-    handlers = {"create_topic": create_topic, "append": append, "rows": rows, "roll": roll}
+    handlers = {
+        "create_topic": create_topic,
+        "append": append,
+        "append_batch": append_batch,
+        "init_producer_id": init_producer_id,
+        "rows": rows,
+        "roll": roll,
+    }
     return {verb: _refusing_bad_arguments(verb, handler) for verb, handler in handlers.items()}
 
 

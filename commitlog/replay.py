@@ -1,7 +1,8 @@
 """Replay: what was acknowledged after the last checkpoint goes from the journal into segments and tables.
 
 The segments may hold some of it already, since they are written behind the journal all the time; a batch that is there
-is not written again, and one that is there in part only from where it ends.
+is not written again, and one that is there in part only from where it ends. Damaged entries in the middle are stepped
+over: what they alone held is reported.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from typing import Final
 
 from commitlog.batch import CorruptBatchError, RawBatch, parse_header, rebuild_from
 from commitlog.checkpoint import Checkpoint
-from commitlog.files import PartitionFiles
-from commitlog.journal import JournalBatch, JournalEntry, read_entries
+from commitlog.journal import JournalBatch, JournalEntry
+from commitlog.journal_scan import entries_through_damage
+from commitlog.partition_recovery import RecoveredPartition, append_behind
 from commitlog.report import Cut, RecoveryReport
 from commitlog.storage import Storage
 from commitlog.tables import CommittedTables
@@ -25,28 +27,35 @@ def replay(
     storage: Storage,
     log_dir: Path,
     checkpoint: Checkpoint | None,
-    partitions: Sequence[PartitionFiles],
+    partitions: Sequence[RecoveredPartition],
     tables: CommittedTables,
     report: RecoveryReport,
 ) -> tuple[int, int]:
     """Apply the journal after the checkpoint; returns the next sequence and the newest timestamp replayed."""
     if checkpoint is None:
         return 1, 0
+    if checkpoint.clean:  # everything was in segments and tables
+        return checkpoint.next_sequence, 0
     try:
         file = storage.open_read(log_dir / JOURNAL_NAME)
     except FileNotFoundError:
         report.notes.append("the journal is missing: what was committed after the last checkpoint is lost")
         return checkpoint.next_sequence, 0
-    by_id = {(bytes.fromhex(files.topic.topic_id), files.partition): files for files in partitions}
+    by_id = {(bytes.fromhex(one.files.topic.topic_id), one.files.partition): one for one in partitions}
     sequence, newest_ms = checkpoint.next_sequence, 0
     try:
-        for entry in read_entries(
+        for entry in entries_through_damage(
             file,
             size=checkpoint.journal_size,
             journal_id=checkpoint.journal_id,
             sequence=sequence,
             position=checkpoint.journal_position,
         ):
+            if entry.sequence > sequence:
+                report.notes.append(
+                    f"journal entries {sequence} to {entry.sequence - 1} are damaged: what no segment holds of them is "
+                    "in the list of cuts, their changes of state tables are lost"
+                )
             newest_ms = max(newest_ms, _replay_entry(entry, by_id, tables, report))
             sequence = entry.sequence + 1
             report.entries_replayed += 1
@@ -57,25 +66,26 @@ def replay(
 
 def _replay_entry(
     entry: JournalEntry,
-    by_id: Mapping[tuple[bytes, int], PartitionFiles],
+    by_id: Mapping[tuple[bytes, int], RecoveredPartition],
     tables: CommittedTables,
     report: RecoveryReport,
 ) -> int:
     """Put an entry's batches into segments unless they are there already; returns the newest timestamp."""
     newest_ms = 0
     for batch in entry.batches:
-        files = by_id.get((batch.topic_id, batch.partition))
-        if files is None:
+        partition = by_id.get((batch.topic_id, batch.partition))
+        if partition is None:
             report.notes.append(
                 f"journal entry {entry.sequence} names a partition that is not there: {batch.partition}"
             )
             continue
-        newest_ms = max(newest_ms, _replay_batch(batch, files, report))
+        newest_ms = max(newest_ms, _replay_batch(batch, partition, report))
     tables.apply(entry.changes)
     return newest_ms
 
 
-def _replay_batch(batch: JournalBatch, files: PartitionFiles, report: RecoveryReport) -> int:
+def _replay_batch(batch: JournalBatch, partition: RecoveredPartition, report: RecoveryReport) -> int:
+    files = partition.files
     data = bytes(batch.data)
     header = parse_header(data)
     if header is None:
@@ -86,15 +96,20 @@ def _replay_batch(batch: JournalBatch, files: PartitionFiles, report: RecoveryRe
         cut = rebuild_from(RawBatch(header, data), files.next_offset, header.leader_epoch)
         header, data = cut.header, cut.data
     if header.base_offset > files.next_offset:
+        append_behind(partition, report, below=header.base_offset)
+    if header.base_offset > files.next_offset:
         report.cuts.append(
             Cut(
                 topic=files.topic.name,
                 partition=files.partition,
                 first=files.next_offset,
                 next=header.base_offset,
-                reason="missing from the segments and older than the journal",
+                reason="neither in a segment nor in the journal",
+                start_ms=partition.newest_ms or None,
+                end_ms=header.first_timestamp_ms,
             )
         )
     files.append(data, header.base_offset, header.last_offset - header.base_offset + 1, header.max_timestamp_ms)
+    partition.newest_ms = max(partition.newest_ms, header.max_timestamp_ms)
     report.records_replayed += header.record_count
     return header.max_timestamp_ms

@@ -9,11 +9,13 @@ from typing import Any, Final
 import msgspec
 
 from commitlog.base import NewRecord, TableChange
+from commitlog.producers import PRODUCERS_TABLE
 from commitlog.windows import WINDOWS_TABLE
 from core.errors import BadRequestError, UnavailableError
 
 _RECORD_OVERHEAD_BYTES: Final = 64  # generous: what a record takes in a batch beyond its key, value and headers
 MAX_KEY_CHARS: Final = 1024  # room for a topic id and a device id
+_OWN_TABLES: Final = (WINDOWS_TABLE, PRODUCERS_TABLE)
 _TABLE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
 _HEADER_OVERHEAD_BYTES: Final = 10  # two lengths of at most five bytes each
 
@@ -56,7 +58,7 @@ def change_bytes(change: TableChange) -> int:
     Raises BadRequestError for a value that msgpack does not carry, and for a table or key that is not a short text: a
     table's name becomes a file's name.
     """
-    if not isinstance(change.table, str) or not _TABLE_NAME.match(change.table) or change.table == WINDOWS_TABLE:
+    if not isinstance(change.table, str) or not _TABLE_NAME.match(change.table) or change.table in _OWN_TABLES:
         raise BadRequestError(
             f"{change.table!r} is not a table to be changed", mend="1 to 64 of: a to z, digits, `.`, `_`, `-`"
         )

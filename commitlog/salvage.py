@@ -9,14 +9,12 @@ the checkpoint says where it begins: that is reported.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
 from pathlib import Path
 
 from commitlog.checkpoint import Checkpoint
 from commitlog.settings import LogSettings
 from commitlog.storage import Storage, parse_partition_dir_name
 from commitlog.tables import TABLES_DIR, newest_snapshots, snapshot_sequence
-from commitlog.windows import WINDOWS_TABLE, last_window
 
 
 def is_new(storage: Storage, log_dir: Path) -> bool:
@@ -40,9 +38,3 @@ def substitute_checkpoint(storage: Storage, log_dir: Path, settings: LogSettings
         partitions=[],
         tables=dict(snapshots),
     )
-
-
-def offsets_seen_by_windows(tables: Mapping[str, Mapping[str, object]], topic_id: str) -> Mapping[int, int]:
-    """Per partition the offset after the last one that a closed window of the topic holds."""
-    window = last_window(tables.get(WINDOWS_TABLE, {}), topic_id)
-    return {} if window is None else {partition: following for partition, (_, following) in window.offsets.items()}

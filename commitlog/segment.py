@@ -7,17 +7,23 @@ batch is written; the one with the highest base is the active one. Files are onl
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from commitlog.batch import BatchHeader, CorruptBatchError, check_crc, parse_header
+from commitlog.batch import BASE_OFFSET, BatchHeader, RawBatch
 from commitlog.index import OFFSET_ENTRY, TIME_ENTRY, IndexBuilder, offset_entries, time_entries
-from commitlog.storage import Bytes, Storage, StorageFile
+from commitlog.storage import TEMPORARY_SUFFIX, Bytes, Storage
+from commitlog.walk import Damage, FoundBatch, read_batch, walk
 
 LOG_SUFFIX: Final = ".log"
 INDEX_SUFFIX: Final = ".index"
 TIMEINDEX_SUFFIX: Final = ".timeindex"
-_SCAN_BYTES: Final = 4 << 20  # read-ahead of a recovery scan: a few batches of the largest usual size
+DELETED_SUFFIX: Final = ".deleted"  # renamed to be removed; readers that have it open read on
+SUFFIXES: Final = (LOG_SUFFIX, INDEX_SUFFIX, TIMEINDEX_SUFFIX)
+MAX_SPAN: Final = (1 << 31) - 1  # the indexes hold offsets relative to the base in 32 bits
+_REWRITE_BYTES: Final = 1 << 20  # of a segment written once more, at a time
 
 
 def segment_path(directory: Path, base_offset: int, suffix: str = LOG_SUFFIX) -> Path:
@@ -27,11 +33,42 @@ def segment_path(directory: Path, base_offset: int, suffix: str = LOG_SUFFIX) ->
 
 def base_offsets(storage: Storage, directory: Path) -> list[int]:
     """Base offsets of a partition's segments, ascending."""
+    return bases_in(storage.names(directory))
+
+
+def bases_in(names: Iterable[str]) -> list[int]:
+    """Base offsets of the segments among a partition's sorted file names."""
     return [
         int(name[:20])
-        for name in storage.names(directory)
+        for name in names
         if len(name) == 20 + len(LOG_SUFFIX) and name.endswith(LOG_SUFFIX) and name[:20].isdigit()
     ]
+
+
+def leftovers(names: Sequence[str]) -> list[str]:
+    """Files of a partition that an interrupted write or deletion left, and indexes whose segment is gone."""
+    bases = set(bases_in(names))
+    return [
+        name
+        for name in names
+        if name.endswith((TEMPORARY_SUFFIX, DELETED_SUFFIX))
+        or (name.endswith((INDEX_SUFFIX, TIMEINDEX_SUFFIX)) and name[:20].isdigit() and int(name[:20]) not in bases)
+    ]
+
+
+@dataclass(slots=True, kw_only=True)
+class Walked:
+    """What a recovery walk through one segment found.
+
+    `damage` stays in the file, and readers go past it; `tail` was cut. `behind` are the whole batches that stood behind
+    a tail that the journal will bring again.
+    """
+
+    batches: int = 0
+    last: BatchHeader | None = None
+    damage: list[Damage] = field(default_factory=list)
+    tail: Damage | None = None
+    behind: list[RawBatch] = field(default_factory=list)
 
 
 class Segment:
@@ -48,6 +85,15 @@ class Segment:
         self.index_bytes = 0
         self.timeindex_bytes = 0
         self._walked_from = 0
+
+    @classmethod
+    def fresh(cls, storage: Storage, directory: Path, base_offset: int) -> Segment:
+        """A new segment; what stands under its names was left by a crash, or put there, and goes."""
+        segment = cls(storage, directory, base_offset)
+        for file in (segment._log, segment._index, segment._timeindex):
+            if file.size():
+                file.truncate(0)
+        return segment
 
     def append(self, batch: Bytes, last_offset: int, max_timestamp_ms: int) -> None:
         """Write a finished batch at the end. Raises OSError: then what is on disk after `log_bytes` is unknown."""
@@ -67,26 +113,54 @@ class Segment:
             self._timeindex.write(time_bytes, self.timeindex_bytes)
             self.timeindex_bytes += len(time_bytes)
 
-    def recover(self, point: tuple[int, int, int] | None, next_offset: int | None = None) -> list[BatchHeader]:
-        """Find the valid end, cut what follows it, mend the indexes. Returns the headers of the batches walked.
+    def recover(self, point: tuple[int, int, int] | None, redo_from: int | None = None, next_offset: int = 0) -> Walked:
+        """Find the valid end, cut what follows it, mend the indexes.
 
-        `point` is (log, index, timeindex) bytes known to be durable: only what follows is walked. Without it, or when
-        a file is shorter than that, the whole segment is walked and both indexes are made anew. The valid end is
-        before the first batch that is incomplete or damaged. `next_offset`: what has to follow the durable bytes,
-        without a hole; None where holes may be.
+        `point` is (log, index, timeindex) bytes known to be durable, `next_offset` the lowest offset that may follow
+        them: only what follows is walked. Without it, or when a file is shorter than that, the whole segment is walked
+        and both indexes are made anew.
+
+        Damage in the middle is stepped over and stays. From byte `redo_from` on the journal has everything as well:
+        there the segment is cut at the first damage, since the journal's copy of it is the better one, and the whole
+        batches behind are handed back. There a batch that does not follow the one before is taken for damage, too: its
+        base offset is outside its CRC, and may be what is left of an older one. At the end of the file, what is no
+        whole batch is cut.
         """
         if point is None or not self._resume(*point):
-            next_offset = None if point is not None else next_offset
+            next_offset = self.base_offset
             self._builder = IndexBuilder(self.base_offset)
             self.log_bytes = self.index_bytes = self.timeindex_bytes = 0
         self._walked_from = self.log_bytes
-        headers = scan(self._log, self.log_bytes, next_offset)
-        for header in headers:
-            self._note(self.log_bytes, header.size_bytes, header.last_offset, header.max_timestamp_ms)
+        walked = Walked()
+        expected = max(next_offset, self.base_offset)
+        for found in walk(self._log, self.log_bytes, expected):
+            if isinstance(found, FoundBatch):
+                if walked.tail is None and redo_from is not None and found.position >= redo_from:
+                    walked.tail = _misplaced(found, expected)
+                self._keep_or_set_aside(found, walked)
+                expected = found.header.last_offset + 1
+            elif walked.tail is not None:
+                continue
+            elif found.next is None or (redo_from is not None and found.position + found.size_bytes > redo_from):
+                walked.tail = found
+            else:
+                walked.damage.append(found)
+                expected = found.next
         self._log.truncate(self.log_bytes)
         self._index.truncate(self.index_bytes)
         self._timeindex.truncate(self.timeindex_bytes)
-        return headers
+        return walked
+
+    def _keep_or_set_aside(self, found: FoundBatch, walked: Walked) -> None:
+        header = found.header
+        if walked.tail is not None:
+            walked.behind.append(read_batch(self._log, found))
+            return
+        if found.moved:
+            self._log.write(BASE_OFFSET.pack(header.base_offset), found.position)
+        self._note(found.position, header.size_bytes, header.last_offset, header.max_timestamp_ms)
+        walked.batches += 1
+        walked.last = header
 
     def write_again(self) -> None:
         """Write once more what `recover` walked, so that the next sync is about it.
@@ -94,8 +168,8 @@ class Segment:
         A sync that failed in the life before may have left these bytes readable and yet not on disk: Linux then takes
         the pages for clean, and a sync that succeeds later says nothing of them.
         """
-        for at in range(self._walked_from, self.log_bytes, _SCAN_BYTES):
-            self._log.write(self._log.read(min(_SCAN_BYTES, self.log_bytes - at), at), at)
+        for at in range(self._walked_from, self.log_bytes, _REWRITE_BYTES):
+            self._log.write(self._log.read(min(_REWRITE_BYTES, self.log_bytes - at), at), at)
 
     def _resume(self, log_bytes: int, index_bytes: int, timeindex_bytes: int) -> bool:
         """Go on at sizes known to be durable; False if the files are not that long."""
@@ -117,6 +191,10 @@ class Segment:
         """Length of the `.log` on disk, which before `recover` may differ from `log_bytes`."""
         return self._log.size()
 
+    def holds(self, last_offset: int) -> bool:
+        """Whether a record with that offset may stand in this segment."""
+        return last_offset - self.base_offset <= MAX_SPAN
+
     def seal(self) -> None:
         """Write the closing time entry: the segment gets no more batches."""
         self._append_time(self._builder.seal())
@@ -134,35 +212,17 @@ class Segment:
         self._timeindex.close()
 
 
-def scan(file: StorageFile, start: int = 0, next_offset: int | None = None) -> list[BatchHeader]:
-    """Headers of the valid batches from a position on, ending at the first that is torn or damaged.
-
-    With `next_offset` also at the first that does not follow the one before: the base offset is not in the CRC, so a
-    batch whose first bytes fell to a torn write looks whole but for that.
-    """
-    headers: list[BatchHeader] = []
-    position = start
-    buffer, buffer_at = b"", start
-    last_offset = -1
-    while True:
-        at = position - buffer_at
-        try:
-            header = parse_header(buffer, at)
-        except CorruptBatchError:
-            return headers
-        wanted = _SCAN_BYTES if header is None else header.size_bytes
-        if header is None or at + header.size_bytes > len(buffer):
-            if buffer_at == position and len(buffer) >= wanted:
-                return headers
-            fresh = file.read(max(wanted, _SCAN_BYTES), position)
-            if buffer_at == position and len(fresh) <= len(buffer):
-                return headers  # nothing more to read: the batch is cut off
-            buffer, buffer_at = fresh, position
-            continue
-        follows = header.base_offset > last_offset if next_offset is None else header.base_offset == next_offset
-        if not follows or not check_crc(buffer[at : at + header.size_bytes], header):
-            return headers
-        headers.append(header)
-        last_offset = header.last_offset
-        next_offset = None if next_offset is None else last_offset + 1
-        position += header.size_bytes
+def _misplaced(found: FoundBatch, expected: int) -> Damage | None:
+    """A whole batch that claims an offset behind a gap, as damage; None for one that follows without."""
+    header = found.header
+    if header.base_offset == expected:
+        return None
+    return Damage(
+        position=found.position,
+        size_bytes=header.size_bytes,
+        first=expected,
+        next=None,
+        start_ms=None,
+        end_ms=None,
+        claimed=header,
+    )

@@ -2,17 +2,54 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
+from commitlog.durability import DurabilityName
 from core.settings import Section, quantity
 from core.units import DurationMs, SizeBytes
+
+PROFILES: Final[Mapping[str, Mapping[str, str | int]]] = {
+    "ssd": {"commit_interval": "10ms", "commit_records": 64, "flush_interval": "100ms", "checkpoint_interval": "10s"},
+    "hdd": {"commit_interval": "20ms", "commit_records": 256, "flush_interval": "500ms", "checkpoint_interval": "30s"},
+    "sd": {"commit_interval": "100ms", "commit_records": 1000, "flush_interval": "1s", "checkpoint_interval": "60s"},
+}
+"""What a profile sets, unless it is given. The fields below have the values of `ssd`, the default."""
 
 
 class LogSettings(Section):
     """How the commit log commits, lays out and bounds what it keeps."""
 
+    profile: Literal["ssd", "hdd", "sd"] = Field(
+        "ssd",
+        description="Kind of disk. Where they are not given, `commit_interval`, `commit_records`, `flush_interval` and "
+        "`checkpoint_interval` are "
+        + "; ".join(f"`{name}`: {', '.join(map(str, values.values()))}" for name, values in PROFILES.items())
+        + " (docs/performance.md says why).",
+    )
+    durability: DurabilityName = Field(
+        "fsync",
+        description="When a record is acknowledged: `fsync` once it is synced to disk, `interval` once it is written, "
+        "synced within `sync_interval`, `os` once it is written, synced with the next checkpoint. A killed process "
+        "loses nothing at any level; a power cut may take what was acknowledged and not yet synced.",
+    )
+    sync_interval_ms: DurationMs = quantity(
+        "1s",
+        alias="sync_interval",
+        ge=10,
+        le=600_000,
+        description="Longest time that what is acknowledged at durability `interval` stays unsynced.",
+    )
+    unsynced_records: int = Field(
+        1_000_000,
+        ge=1,
+        le=100_000_000,
+        description="Acknowledged records that may be unsynced at once; the commit that would exceed it syncs. "
+        "After an unclean end of a run with a durability below `fsync`, every partition goes on that many offsets "
+        "further.",
+    )
     partitions: int = Field(8, ge=1, le=256, description="Partitions of a topic made without a count of its own.")
     commit_interval_ms: DurationMs = quantity(
         "10ms",
@@ -71,12 +108,46 @@ class LogSettings(Section):
     flush_bytes: SizeBytes = quantity(
         "64KB", ge=1, description="Committed bytes of one partition that are written to the segment at once."
     )
+    reserve_bytes: SizeBytes = quantity(
+        "48MB",
+        alias="reserve",
+        ge=1 << 20,
+        le=4 << 30,
+        description="Disk space the log keeps for itself in a file, to finish what was accepted when the disk is full.",
+    )
+    full_mark_bytes: SizeBytes = quantity(
+        "128MB",
+        alias="full_mark",
+        le=1 << 40,
+        description="Free disk space below which readings are refused; exports and the box's own events go on in it. "
+        "Readings are accepted again when this and the reserve are free.",
+    )
+    message_max_bytes: SizeBytes = quantity(
+        "1MB",
+        ge=1024,
+        le=32 << 20,
+        description="Largest record batch taken from a Kafka client; never more than half of pending_bytes.",
+    )
     max_topics: int = Field(
         64,
         ge=4,
         le=1024,
         description="Topics the log will hold; times partitions bounds open files and memory.",
     )
+
+    @property
+    def batch_limit_bytes(self) -> int:
+        """Stored size of a batch from outside: Kafka's limits leave out the 12 bytes before what its length counts."""
+        return min(self.message_max_bytes + 12, self.pending_bytes // 2)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_profile(cls, given: Any) -> Any:
+        """What is given stands before what its profile says, that before the defaults."""
+        if not isinstance(given, dict):
+            return given
+        profile = given.get("profile")
+        return {**PROFILES[profile], **given} if isinstance(profile, str) and profile in PROFILES else given
 
     @model_validator(mode="after")
     def _journal_has_room(self) -> Self:
@@ -94,6 +165,9 @@ class TopicSettings(Section):
 
     name: str = Field(pattern=r"^[a-zA-Z0-9._-]{1,249}$", description="The topic's name.")
     partitions: int | None = Field(None, ge=1, le=256, description="Partition count when the topic is first made.")
+    durability: DurabilityName | None = Field(
+        None, description="When records of this topic are acknowledged, whatever their listener says."
+    )
     decoder: Literal["json", "raw"] | None = Field(
         None,
         description="How exports read payloads: `json` rows, or `raw` bytes. Default: json, and raw for `mqtt`.",

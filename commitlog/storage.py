@@ -39,6 +39,10 @@ class StorageFile(Protocol):
         """Cut or extend to `size` bytes."""
         ...
 
+    def allocate(self, size: int) -> None:
+        """Extend to `size` bytes that are really there, so that nobody else can take them; shorter is left as it is."""
+        ...
+
     def close(self) -> None:
         """Release the descriptor; says nothing about durability."""
         ...
@@ -73,6 +77,14 @@ class Storage(Protocol):
 
     def sync_dir(self, path: Path) -> None:
         """Make names made, renamed or removed in a directory durable."""
+        ...
+
+    def free_bytes(self, path: Path) -> int:
+        """Bytes that may still be written to the file system that `path` is on; 0 when it takes no more files."""
+        ...
+
+    def inode(self, path: Path) -> int:
+        """A file's number on its file system, which a copy does not share; 0 if it is absent or has none."""
         ...
 
 
@@ -114,6 +126,10 @@ class SystemFile:
     def truncate(self, size: int) -> None:
         """See `StorageFile.truncate`."""
         os.ftruncate(self._fd, size)
+
+    def allocate(self, size: int) -> None:
+        """See `StorageFile.allocate`."""
+        allocate(self._fd, size)
 
     def close(self) -> None:
         """See `StorageFile.close`."""
@@ -159,6 +175,31 @@ class SystemStorage:
         finally:
             os.close(fd)
 
+    def free_bytes(self, path: Path) -> int:
+        """See `Storage.free_bytes`: what is kept for root is not counted."""
+        found = os.statvfs(path)
+        if found.f_files and not found.f_favail:
+            return 0
+        return found.f_bavail * found.f_frsize
+
+    def inode(self, path: Path) -> int:
+        """See `Storage.inode`."""
+        try:
+            return path.stat().st_ino
+        except FileNotFoundError:
+            return 0
+
+
+def allocate(fd: int, size: int) -> None:
+    """Extend a file to `size` bytes that are really there. Raises OSError (ENOSPC) when they are not to be had."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(fd, 0, size)
+        return
+    for at in range(os.fstat(fd).st_size, size, _ZEROS_BYTES):  # macOS
+        os.pwrite(fd, bytes(min(_ZEROS_BYTES, size - at)), at)
+
+
+_ZEROS_BYTES = 1 << 20
 
 # macOS has no fdatasync in Python; fsync there does less than F_FULLFSYNC, which is good enough to develop on.
 _fdatasync = getattr(os, "fdatasync", os.fsync)

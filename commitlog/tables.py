@@ -1,47 +1,47 @@
 """State tables: small durable maps that change in the same commit as the records they belong to.
 
-A table is a map from text keys to values that msgpack carries. A change rides in a journal entry; at a checkpoint each
-table that changed since the last one is written whole to a snapshot of its own, `<data>/log/tables/<table>-<sequence,
-20 digits>.snapshot`, and the checkpoint names the snapshots that belong together. Recovery loads those and applies the
+A table is a map from text keys to values that msgpack carries. A change rides in a journal entry; at a checkpoint what
+changed since the last one goes to the table's snapshot, `<data>/log/tables/<table>-<sequence, 20 digits>.snapshot`
+(see `snapshots`), and the checkpoint names the snapshots that belong together. Recovery loads those and applies the
 journal's changes after them.
 
-There are two copies of each table in memory: `LiveTables`, read and changed on the event loop, ahead of the disk by the
-open commit; and `CommittedTables`, kept by the thread that writes segments, exactly as of the last flushed commit. The
-second one holds packed values, so that a snapshot never waits for the loop nor the loop for a snapshot.
-
-A snapshot file: 8 bytes `HRTABLE1`, uint32 CRC-32C of the rest, then msgpack `{key: packed value}`.
+There are two copies of each table in memory: `LiveTables`, read on the event loop and changed there once the commit
+that carries a change is durable; and `CommittedTables`, kept by the thread that writes segments, exactly as of the last
+flushed commit. The second one holds packed values, so that a snapshot never waits for the loop nor the loop for a
+snapshot.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import google_crc32c
 import msgspec
 
 from commitlog.journal import Change
-from commitlog.storage import Storage, read_whole, write_atomically
+from commitlog.snapshots import (
+    SNAPSHOT_MAGIC,
+    SnapshotError,
+    SnapshotFile,
+    append_block,
+    encode_block,
+    read_blocks,
+    write_whole,
+)
+from commitlog.storage import Storage
 
-SNAPSHOT_MAGIC: Final = b"HRTABLE1"
+__all__ = ["SNAPSHOT_MAGIC", "SnapshotError"]  # re-exported: part of what a table is
 SNAPSHOT_SUFFIX: Final = ".snapshot"
 TABLES_DIR: Final = "tables"
 _SEQUENCE_DIGITS: Final = 20
 _SNAPSHOT_TAIL_CHARS: Final = 1 + _SEQUENCE_DIGITS + len(SNAPSHOT_SUFFIX)
-_CRC: Final = struct.Struct(">I")
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder().decode
-_decode_rows: Final = msgspec.msgpack.Decoder(dict[str, bytes]).decode
-
-
-class SnapshotError(ValueError):
-    """A snapshot file is damaged."""
 
 
 class LiveTables:
-    """The tables as the event loop sees them; a change made here has to be put into the open commit as well."""
+    """The tables as the event loop sees them: what is durable, whether or not it is flushed."""
 
     def __init__(self, rows: Mapping[str, Mapping[str, Any]]) -> None:
         self._tables: dict[str, dict[str, Any]] = {name: dict(table) for name, table in rows.items()}
@@ -65,32 +65,58 @@ class CommittedTables:
 
     def __init__(self) -> None:
         self._tables: dict[str, dict[str, bytes]] = {}
-        self._changed: set[str] = set()
-        self.snapshots: dict[str, str] = {}
+        self._changed: dict[str, dict[str, bytes | None]] = {}
+        self._files: dict[str, SnapshotFile] = {}
+
+    @property
+    def snapshots(self) -> Mapping[str, str]:
+        """The snapshot file of each table: what a checkpoint has to name."""
+        return {table: file.name for table, file in self._files.items()}
+
+    @property
+    def snapshot_bytes(self) -> Mapping[str, int]:
+        """How far each of them holds whole blocks."""
+        return {table: file.end for table, file in self._files.items()}
 
     def apply(self, changes: Iterable[Change]) -> None:
         """Take over the changes of a commit."""
         for table, key, value in changes:
             rows = self._tables.setdefault(table, {})
-            if value is None:
-                rows.pop(key, None)
-            else:
-                rows[key] = _encode(value)
-            self._changed.add(table)
+            packed = None if value is None else _encode(value)
+            _set(rows, key, packed)
+            self._changed.setdefault(table, {})[key] = packed
 
-    def load(self, storage: Storage, directory: Path, snapshots: Mapping[str, str]) -> None:
-        """Read the snapshots that a checkpoint names. Raises SnapshotError or OSError."""
+    def load(
+        self,
+        storage: Storage,
+        directory: Path,
+        snapshots: Mapping[str, str],
+        durable_bytes: Mapping[str, int] | None = None,
+    ) -> None:
+        """Read the snapshots that a checkpoint names. Raises SnapshotError or OSError.
+
+        `durable_bytes`, as the checkpoint has it: blocks behind that are taken for changes, to be written again in
+        their place. The sync of such a block may have failed, and what is put behind it would be lost with it.
+        """
         for table, name in snapshots.items():
-            self._tables[table] = dict(read_snapshot(storage, directory / name))
-            self.snapshots[table] = name
+            self._tables[table], file = _read(storage, directory / name)
+            self._files[table] = file
+            durable = (durable_bytes or {}).get(table, 0)
+            if 0 < durable < file.end:
+                for block in read_blocks(storage, directory / name, durable)[0]:
+                    self._changed.setdefault(table, {}).update(block)
+                file.end = durable
 
     def write_snapshots(self, storage: Storage, directory: Path, sequence: int) -> None:
-        """Write every changed table; `snapshots` then names what a checkpoint at `sequence` has to refer to."""
-        for table in sorted(self._changed):
+        """Write what changed of every table; `snapshots` names what a checkpoint at `sequence` has to refer to."""
+        for table, changes in sorted(self._changed.items()):
+            block = encode_block(changes)
+            file = self._files.get(table)
+            if file is not None and file.has_room(len(block)):
+                append_block(storage, directory, file, block)
+                continue
             name = f"{table}-{sequence:0{_SEQUENCE_DIGITS}}{SNAPSHOT_SUFFIX}"
-            body = _encode(self._tables[table])
-            write_atomically(storage, directory / name, SNAPSHOT_MAGIC + _CRC.pack(google_crc32c.value(body)) + body)
-            self.snapshots[table] = name
+            self._files[table] = write_whole(storage, directory, name, self._tables[table])
         self._changed.clear()
 
     def decoded(self) -> dict[str, dict[str, Any]]:
@@ -100,15 +126,23 @@ class CommittedTables:
 
 def read_snapshot(storage: Storage, path: Path) -> Mapping[str, bytes]:
     """The packed rows of one snapshot file. Raises SnapshotError for a damaged one, OSError for an absent one."""
-    data = read_whole(storage, path)
-    start = len(SNAPSHOT_MAGIC) + _CRC.size
-    if data[: len(SNAPSHOT_MAGIC)] != SNAPSHOT_MAGIC or len(data) < start:
-        raise SnapshotError(f"{path.name} is not a table snapshot of this version")
-    body = data[start:]
-    if _CRC.unpack_from(data, len(SNAPSHOT_MAGIC))[0] != google_crc32c.value(body):
-        raise SnapshotError(f"{path.name} fails its CRC")
-    rows: Mapping[str, bytes] = _decode_rows(body)
-    return rows
+    return _read(storage, path)[0]
+
+
+def _read(storage: Storage, path: Path) -> tuple[dict[str, bytes], SnapshotFile]:
+    blocks, file = read_blocks(storage, path)
+    rows: dict[str, bytes] = {}
+    for block in blocks:
+        for key, value in block.items():
+            _set(rows, key, value)
+    return rows, file
+
+
+def _set(rows: dict[str, bytes], key: str, packed: bytes | None) -> None:
+    if packed is None:
+        rows.pop(key, None)
+    else:
+        rows[key] = packed
 
 
 def unpack(value: bytes) -> Any:

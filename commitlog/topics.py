@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from commitlog.base import MAX_TOPIC_NAME_CHARS, NewRecord, TopicInfo
+from commitlog.base import MAX_TOPIC_NAME_CHARS, ClosedWindow, NewRecord, TopicInfo
+from commitlog.durability import Durability
 from commitlog.files import PartitionFiles
 from commitlog.partition import Partition
 from commitlog.partitioner import partition_for_key
-from commitlog.windows import OpenWindow, last_window
+from commitlog.windows import OpenWindow, last_windows
 from core.errors import BadRequestError, NotFoundError
 
 _NAME: Final = re.compile(rf"[a-zA-Z0-9._-]{{1,{MAX_TOPIC_NAME_CHARS}}}\Z")
@@ -35,6 +36,7 @@ class Topics:
         self._max_partitions = max_partitions
         self._opened = opened
         self._topics: dict[str, Topic] = {}
+        self._durability: Mapping[str, Durability] = {}
 
     def __iter__(self) -> Iterator[Topic]:
         return iter(self._topics.values())
@@ -69,19 +71,31 @@ class Topics:
         *,
         next_offsets: Sequence[int],
         log_starts: Sequence[int],
-        windows: Mapping[str, Any],
+        last_window: ClosedWindow | None,
         now_ms: int,
     ) -> None:
-        """A topic with its partitions at their open ends; `windows` are the rows of the `windows` table."""
+        """A topic with its partitions at their open ends, after its last closed window."""
         topic_id = bytes.fromhex(info.topic_id)
-        self._topics[info.name] = Topic(
+        topic = self._topics[info.name] = Topic(
             info,
             [Partition(info.name, topic_id, p, offset, self._opened) for p, offset in enumerate(next_offsets)],
-            OpenWindow(info, last_window(windows, info.topic_id), log_starts, now_ms),
+            OpenWindow(info, last_window, log_starts, now_ms),
         )
+        self._set_durability(topic)
+
+    def keep_at(self, levels: Mapping[str, Durability]) -> None:
+        """Levels of topics by name, of those that are there and those to come; the others have none of their own."""
+        self._durability = dict(levels)
+        for topic in self:
+            self._set_durability(topic)
+
+    def _set_durability(self, topic: Topic) -> None:
+        for partition in topic.partitions:
+            partition.durability = self._durability.get(topic.info.name)
 
     def adopt(self, recovered: Sequence[PartitionFiles], windows: Mapping[str, Any], now_ms: int) -> None:
-        """Take over the topics that recovery found."""
+        """Take over the topics that recovery found; `windows` are the rows of the `windows` table."""
+        newest = last_windows(windows)
         groups: dict[str, list[PartitionFiles]] = {}
         for files in recovered:
             groups.setdefault(files.topic.name, []).append(files)
@@ -90,15 +104,20 @@ class Topics:
                 group[0].topic,
                 next_offsets=[files.next_offset for files in group],
                 log_starts=[files.log_start for files in group],
-                windows=windows,
+                last_window=newest.get(group[0].topic.topic_id),
                 now_ms=now_ms,
             )
 
     def target(self, record: NewRecord) -> Partition:
         """The partition a record goes to. Raises NotFoundError."""
+        if record.partition is not None:
+            return self.partition(record.topic, record.partition)
         partitions = self.named(record.topic).partitions
-        if record.partition is None:
-            return partitions[partition_for_key(record.key, len(partitions))]
-        if not 0 <= record.partition < len(partitions):
-            raise NotFoundError(f"topic {record.topic!r} has no partition {record.partition}")
-        return partitions[record.partition]
+        return partitions[partition_for_key(record.key, len(partitions))]
+
+    def partition(self, topic: str, index: int) -> Partition:
+        """A partition by its number. Raises NotFoundError."""
+        partitions = self.named(topic).partitions
+        if not 0 <= index < len(partitions):
+            raise NotFoundError(f"topic {topic!r} has no partition {index}")
+        return partitions[index]

@@ -44,10 +44,14 @@ def window_change(window: ClosedWindow) -> Change:
     return (WINDOWS_TABLE, window_key(window.topic_id, window.number), window_to_row(window))
 
 
-def last_window(rows: Mapping[str, Any], topic_id: str) -> ClosedWindow | None:
-    """The newest window of a topic."""
-    keys = [key for key in rows if key.startswith(f"{topic_id}/")]
-    return window_from_row(rows[max(keys)]) if keys else None
+def last_windows(rows: Mapping[str, Any]) -> dict[str, ClosedWindow]:
+    """The newest window of each topic by its id, found in one pass."""
+    newest: dict[str, str] = {}
+    for key in rows:
+        topic_id = key.partition("/")[0]
+        if key > newest.get(topic_id, ""):
+            newest[topic_id] = key
+    return {topic_id: window_from_row(rows[key]) for topic_id, key in newest.items()}
 
 
 class OpenWindow:

@@ -41,9 +41,10 @@ _ERRORS: Final[Mapping[str, type[HeadraceError]]] = {
 
 
 class ChannelError(HeadraceError):
-    """The other side answered with an error that has no class of its own here."""
+    """The other side answered with an error that has no class of its own here: `remote_code` is its code."""
 
     code = "channel"
+    remote_code: str = ""
 
 
 async def _read_frame(reader: asyncio.StreamReader) -> Any:
@@ -74,7 +75,10 @@ def _error_fields(error: HeadraceError) -> dict[str, str]:
 
 def _error_from(fields: Mapping[str, str]) -> HeadraceError:
     kind = _ERRORS.get(fields["code"], ChannelError)
-    return kind(fields["what"], where=fields["where"], mend=fields["mend"])
+    error = kind(fields["what"], where=fields["where"], mend=fields["mend"])
+    if isinstance(error, ChannelError):
+        error.remote_code = fields["code"]
+    return error
 
 
 class ChannelServer:

@@ -2,12 +2,15 @@
 
 Each process publishes the names of its own listeners. The file is replaced in one step, so that a reader meets the
 old or the new one and never a half; a lock beside it (`ports.lock`) keeps two writers from losing each other's name.
+(On a full disk it is written over in place, which needs no space.)
 It describes the running appliance only: whoever publishes a name overwrites what an older boot left there, and a
 listener that is switched off takes its name away. A file that is not JSON (power loss) counts as empty.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -56,6 +59,16 @@ def read_ports(run_dir: Path) -> Mapping[str, int]:
     return {name: port for name, port in ports.items() if isinstance(port, int)}
 
 
+def forget_ports(run_dir: Path) -> None:
+    """Empty the file of an older boot. It stays where it is: on a full disk it could not be made again."""
+    try:
+        _write_over(run_dir / PORTS_FILE, "{}\n")
+    except FileNotFoundError:
+        return
+    except OSError:
+        (run_dir / PORTS_FILE).unlink()
+
+
 @contextmanager
 def _locked(run_dir: Path) -> Iterator[None]:
     with (run_dir / _LOCK_FILE).open("a") as lock:
@@ -65,8 +78,24 @@ def _locked(run_dir: Path) -> Iterator[None]:
 
 def _replace(path: Path, text: str) -> None:
     fresh = path.with_suffix(".json.new")
-    with fresh.open("w") as file:
+    try:
+        with fresh.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):  # what stands in the way is told by the first error
+            fresh.unlink()
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not path.exists():
+            raise
+        _write_over(path, text)
+
+
+def _write_over(path: Path, text: str) -> None:
+    """The way that needs no space: a listener must be found on a full disk too. A half counts as empty."""
+    with path.open("r+") as file:
         file.write(text)
+        file.truncate()
         file.flush()
         os.fsync(file.fileno())
-    fresh.replace(path)

@@ -38,8 +38,8 @@ class Latch(Protocol):
         """From now on, have them wait."""
         ...
 
-    def wait(self) -> bool:
-        """Block until it is set."""
+    def wait(self, timeout: float | None = None, /) -> bool:
+        """Block until it is set, no longer than `timeout` seconds; whether it is."""
         ...
 
 

@@ -19,3 +19,5 @@ class ListenerCounters:
     """Connections closed by us, by reason."""
     refused_lines: Counter[str] = field(default_factory=Counter)
     """Readings answered with an error and not stored, by reason."""
+    dropped: Counter[str] = field(default_factory=Counter)
+    """Readings that the protocol has no answer for (QoS 0, wills) and that were not stored, by reason."""

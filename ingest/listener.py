@@ -2,6 +2,9 @@
 
 The sweep stands in for a timer per connection: each second every connection is asked once whether it has been heard
 (`tick`), a tenth of them every 100 ms, so that thousands of idle connections cost the loop no pause.
+
+While the disk is full, a connection that has to end for it is not read from any more and waits for its turn: clients
+come back at once, and a fleet that is refused as fast as it connects would leave the loop to nothing else.
 """
 
 from __future__ import annotations
@@ -11,12 +14,14 @@ import contextlib
 import errno
 import socket
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
 
 from commitlog.base import Appender
+from commitlog.durability import Durability, DurabilityName
 from core.errors import ConfigError, PortTakenError
 from core.logs import LimitedLog
 from ingest.counters import ListenerCounters
@@ -28,20 +33,22 @@ _SWEEP_S: Final = 1.0
 _CLOSE_PATIENCE_S: Final = 2.0  # for clients to take the acknowledgements written to them
 MAX_STASHED_BYTES: Final = 32 << 20  # chunks put aside under congestion by all connections of a listener together
 _HOLD_BYTES: Final = MAX_STASHED_BYTES // 2  # at which nobody is read from any more: the rest is for what is under way
+_REFUSALS_PER_SLICE: Final = 10  # connections ended for the full disk in 100 ms: 100 a second, whatever the fleet does
+DISK_FULL: Final = "disk full"
 _WRITE_HIGH_WATER_BYTES: Final = 64 << 10  # acknowledgements a client may leave unread before it is not read from
 
 
 class Connection(asyncio.Protocol):
     """One client's connection: reads only while the log and the client keep up."""
 
-    __slots__ = ("_stashed", "_unread", "heard", "listener", "reason", "transport")
+    __slots__ = ("_refused", "_stashed", "_unread", "heard", "listener", "reason", "transport")
 
     def __init__(self, listener: Listener) -> None:
         self.listener = listener
         self.transport: Any = None
         self.heard = True
         self.reason = ""
-        self._unread = False
+        self._unread = self._refused = False
         self._stashed = b""
 
     @property
@@ -71,6 +78,10 @@ class Connection(asyncio.Protocol):
     def ended(self, reason: str) -> None:
         """The connection is gone."""
 
+    @abstractmethod
+    def full_changed(self, full: bool) -> None:
+        """The disk became full, or has room again."""
+
     # asyncio.Protocol
 
     def connection_made(self, transport: Any) -> None:
@@ -87,6 +98,8 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """A chunk arrived. Under congestion it is put aside, at most one per connection, and reading stops."""
+        if self._refused:
+            return
         if self.listener.log.congested or self._stashed:
             self._put_aside(data)
             return
@@ -112,7 +125,14 @@ class Connection(asyncio.Protocol):
     @property
     def unread(self) -> bool:
         """We do not read: its silence is ours."""
-        return self.listener.held or bool(self._stashed)
+        return self.listener.held or bool(self._stashed) or self._refused
+
+    def refuse_full(self) -> None:
+        """The disk is full and this connection has published: read no more of it, and end it when it is its turn."""
+        if not self._refused:
+            self._refused = True
+            self.transport.pause_reading()
+            self.listener.refused.append(self)
 
     def close(self, reason: str, *, abort: bool = False, mend: str = "") -> None:
         """End the connection; what was written still goes out unless `abort`. With `mend` a log line says so."""
@@ -150,7 +170,9 @@ class Connection(asyncio.Protocol):
 
     def _read_on(self) -> None:
         listener = self.listener
-        if self._unread or self._stashed or listener.held or listener.draining or self.transport.is_closing():
+        if self._unread or self._stashed or self._refused or listener.held or listener.draining:
+            return
+        if self.transport.is_closing():
             return
         self.transport.resume_reading()
 
@@ -167,13 +189,16 @@ class Listener:
         max_connections: int,
         make: Callable[[], Connection],
         admission: Admission | None = None,
+        durability: DurabilityName | None = None,
     ) -> None:
+        self.durability = None if durability is None else Durability.named(durability)
         self.counters = ListenerCounters(protocol)
         self.log = log
         self.sessions = sessions
         self.draining = False
         self.held = False
         self.stashed_bytes = 0
+        self.refused: deque[Connection] = deque()  # at most one entry per connection
         self.lines = LimitedLog(structlog.get_logger(f"headrace.{protocol}"))
         self._protocol = protocol
         self._max_connections = max_connections
@@ -184,6 +209,7 @@ class Listener:
         self._empty = asyncio.Event()
         self._slices: list[set[Connection]] = [set() for _ in range(_SLICES)]
         self._sweep_timer: asyncio.TimerHandle | None = None
+        log.watch_full(self._full_changed)
 
     async def start(self, host: str, port: int | str) -> int:
         """Listen; returns the port. Raises PortTakenError, or ConfigError for an address this machine does not have."""
@@ -261,6 +287,17 @@ class Listener:
             connection.transport.pause_reading()
         self.log.when_clear(self._release)
 
+    def _full_changed(self, full: bool) -> None:
+        for connection in self._all():
+            connection.full_changed(full)
+        if not full:
+            self._end_refused(len(self.refused))  # they may come again now
+
+    def _end_refused(self, most: int) -> None:
+        for _ in range(min(most, len(self.refused))):
+            connection = self.refused.popleft()
+            connection.close(DISK_FULL, mend="free some space on the box: it accepts readings again by itself")
+
     def _release(self) -> None:
         self.held = False
         for connection in self._all():
@@ -284,6 +321,7 @@ class Listener:
         for connection in list(self._slices[index]):
             connection.tick()
         self._bound_unfinished(index)
+        self._end_refused(_REFUSALS_PER_SLICE)
         if index == 0:
             self.lines.flush()
         loop = asyncio.get_running_loop()

@@ -4,6 +4,10 @@ The hot path: a chunk arrives, the protocol core puts every publish of it straig
 and hands back the PUBACKs; they are registered with the log once for the whole chunk, and written when the commit is on
 disk. What depends on the MQTT topic alone is computed at its first publish on the connection (`_resolve`) and kept by
 the core.
+
+While the disk is full, MQTT 3.1.1 has no answer to a publish but to close the connection; a QoS 0 publish is dropped
+and counted instead. That too is decided when an MQTT topic is resolved, so every topic is resolved anew when the disk
+becomes full or has room again. Publishes taken before are committed and acknowledged: the journal has its room.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from commitlog.base import Appender, Header
 from commitlog.partitioner import partition_for_key
 from ingest.headers import DEVICE, FIELD, MQTT_DUP, MQTT_QOS, MQTT_RETAIN, MQTT_TOPIC
 from ingest.limits import MAX_TOPIC_MEMORY_BYTES, MAX_WILL_BYTES, RECORD_OVERHEAD_BYTES, Admission
-from ingest.listener import Connection, Listener
+from ingest.listener import DISK_FULL, Connection, Listener
 from ingest.routing import Router
 from ingest.sessions import Session, Sessions
 from ingest.settings import MqttSettings
@@ -27,6 +31,17 @@ from wire.mqtt.server import ServerConnection
 PROTOCOL: Final = "mqtt"
 _TARGET_BYTES: Final = 600  # what a remembered MQTT topic takes besides its text
 _MEND: Final = "is it an MQTT 3.1.1 client? Other protocols have other ports"
+
+
+class DiskFullError(ProtocolError):
+    """A publish that wants an acknowledgement while the disk is full: none will come, and the connection ends."""
+
+    code = "disk-full"
+    http_status = 507
+    reason = DISK_FULL
+
+    def __init__(self) -> None:
+        super().__init__("MQTT-3.3.5-2", "the disk is full", mend="free some space on the box")
 
 
 class MqttListener(Listener):
@@ -49,6 +64,7 @@ class MqttListener(Listener):
             max_connections=settings.max_connections,
             make=lambda: MqttConnection(self),
             admission=admission,
+            durability=settings.durability,
         )
         self.settings = settings
         self.router = router
@@ -121,9 +137,9 @@ class MqttConnection(Connection):
                 size_bytes += self._surplus_bytes
                 self._surplus_bytes = 0
             if core.acks:
-                log.appended(taken, size_bytes, self, core.acks)
+                log.appended(taken, size_bytes, self, core.acks, listener.durability)
             else:
-                log.appended(taken, size_bytes)
+                log.appended(taken, size_bytes, None, None, listener.durability)
         if core.out:
             self.transport.write(bytes(core.out))
         if core.events:
@@ -159,10 +175,19 @@ class MqttConnection(Connection):
 
     def _say_goodbye(self, session: Session, reason: str) -> None:
         if self._will is not None:
-            self._publish_will(self._will)
+            if self.listener.log.full:
+                self.listener.counters.dropped[DISK_FULL] += 1
+            else:
+                self._publish_will(self._will)
             self._discard_will()
             self._forget_topics()
         self.listener.sessions.close(session, reason)
+
+    def full_changed(self, full: bool) -> None:
+        """See `Connection.full_changed`: what was put aside waits for an acknowledgement that cannot come soon."""
+        self._forget_topics()
+        if full and self._stashed:
+            self.refuse_full()
 
     # -- Waiter
 
@@ -208,6 +233,11 @@ class MqttConnection(Connection):
         session = self._session
         assert session is not None  # the core resolves nothing before CONNECT was accepted
         listener = self.listener
+        if listener.log.full:
+            if flags & (FLAG_QOS_1 | FLAG_QOS_2):
+                raise DiskFullError
+            self._remember_topic(mqtt_topic)
+            return self._drop, b"", []
         routed = listener.router.route(mqtt_topic, client_id=session.client_id, username=session.username)
         if routed.device is not None and listener.sessions.device_seen(session, routed.device):
             self._forget_topics()
@@ -234,6 +264,11 @@ class MqttConnection(Connection):
 
         return counted
 
+    def _drop(self, timestamp_ms: int, key: bytes | None, value: bytes | None, headers: list[Header], /) -> int:
+        """Where QoS 0 publishes go while the disk is full."""
+        self.listener.counters.dropped[DISK_FULL] += 1
+        return -1
+
     def _remember_topic(self, mqtt_topic: str) -> None:
         """Count what the core is about to remember; where it is too much, its memory is started anew."""
         listener = self.listener
@@ -255,7 +290,8 @@ class MqttConnection(Connection):
         flags = (FLAG_RETAIN if will.retain else 0) | will.qos << 1
         append, key, headers = self._resolve(will.topic, flags)
         append(self.listener.log.now_ms(), key, will.payload, headers)
-        self.listener.log.appended(1, _will_bytes(will) + RECORD_OVERHEAD_BYTES)
+        size_bytes = _will_bytes(will) + RECORD_OVERHEAD_BYTES
+        self.listener.log.appended(1, size_bytes, durability=self.listener.durability)
 
     def _discard_will(self) -> None:
         if self._will is not None:
@@ -282,6 +318,9 @@ class MqttConnection(Connection):
                     )
 
     def _protocol_error(self, error: ProtocolError) -> None:
+        if isinstance(error, DiskFullError):
+            self.refuse_full()
+            return
         self.listener.lines.warning(
             "protocol error",
             what=error.what,

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from commitlog.durability import DurabilityName
 from core.settings import Section, quantity
 from core.units import DurationS, SizeBytes
 
 Port = Annotated[int, Field(ge=0, le=65535)] | Literal["auto"]
 """A port number; 0 = listener off; `auto` = any free port (the real one stands in `<data>/run/ports.json`)."""
+
+
+def listener_durability() -> Any:
+    """The field that every listener has."""
+    return Field(
+        None, description="When its records are acknowledged (see `log.durability`, which it is if not given)."
+    )
 
 
 class MqttSettings(Section):
@@ -38,6 +46,7 @@ class MqttSettings(Section):
         description="MQTT topics remembered per connection; beyond it the memory "
         "is started anew (slower, never refused).",
     )
+    durability: DurabilityName | None = listener_durability()
 
 
 class TcpSettings(Section):
@@ -57,6 +66,7 @@ class TcpSettings(Section):
     idle_timeout_s: DurationS = quantity(
         "15m", alias="idle_timeout", gt=0, description="Silence after which a connection is closed."
     )
+    durability: DurabilityName | None = listener_durability()
 
 
 class RouteSettings(Section):

@@ -1,9 +1,10 @@
 r"""The raw TCP listener: one JSON object a line, `{"device": "...", "ts": ..., ...}`.
 
 Lines are numbered from 1 per connection. The box answers `OK n\n`: all lines up to n are decided and the accepted ones
-are on disk; and `ERR n reason\n`: line n was refused and is not stored. Answers come in line order. A line that is not
-JSON is stored without a device and goes to quarantine when it is exported, as on every listener; a line whose JSON
-names no usable device, or that is too long, is refused. Empty lines count and are ignored.
+are on disk (unless `tcp.durability` is below `fsync`); and `ERR n reason\n`: line n was refused and is not stored.
+Answers come in line order. A line that is not JSON is stored without a device and goes to quarantine when it is
+exported, as on every listener; a line whose JSON names no usable device, or that is too long, is refused, and so is
+every line while the disk is full. Empty lines count and are ignored.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from commitlog.base import Appender, Header
 from commitlog.partitioner import partition_for_key
 from ingest.headers import DEVICE
 from ingest.limits import RECORD_OVERHEAD_BYTES, Admission
-from ingest.listener import Connection, Listener
+from ingest.listener import DISK_FULL, Connection, Listener
 from ingest.sessions import Session, Sessions
 from ingest.settings import TcpSettings
 from wire.json_line import LineRefusedError, device_of
@@ -44,6 +45,7 @@ class TcpListener(Listener):
             max_connections=settings.max_connections,
             make=lambda: TcpConnection(self),
             admission=admission,
+            durability=settings.durability,
         )
         self.settings = settings
         self.partitions = log.partitions(settings.topic)
@@ -89,6 +91,9 @@ class TcpConnection(Connection):
         if not lines:
             self._end_if_answered()
             return
+        if log.full:
+            self._refuse_full(lines)
+            return
         now_ms = log.now_ms()
         first = self._framer.first_number
         targets = self._targets
@@ -116,9 +121,21 @@ class TcpConnection(Connection):
         listener.counters.records += taken
         listener.counters.size_bytes += len(data)
         last = self._waited = first + len(lines) - 1
-        log.appended(taken, len(data) + taken * RECORD_OVERHEAD_BYTES, self, (first, last, refused))
+        size_bytes = len(data) + taken * RECORD_OVERHEAD_BYTES
+        log.appended(taken, size_bytes, self, (first, last, refused), listener.durability)
         if refused:
             self._tell(refused)
+
+    def full_changed(self, full: bool) -> None:
+        """See `Connection.full_changed`: each line gets its answer."""
+
+    def _refuse_full(self, lines: Sequence[bytes | None]) -> None:
+        """Answered in line order, after what was accepted before."""
+        first = self._framer.first_number
+        refused = [(number, DISK_FULL) for number, line in enumerate(lines, first) if line != b""]
+        self.listener.counters.refused_lines[DISK_FULL] += len(refused)
+        last = self._waited = first + len(lines) - 1
+        self.listener.log.appended(0, 0, self, (first, last, refused))
 
     def tick(self) -> None:
         """See `Connection.tick`."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from pathlib import Path
 from typing import Final
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
+from commitlog.gaps import LEFT_OUT
 from sink.base import Export
 
 _log: Final = structlog.get_logger("headrace.sink")
@@ -49,7 +51,7 @@ class SinkMetrics:
         self._files.labels(topic).inc(len(export.files))
         self._bytes.labels(topic).inc(sum(file.size_bytes for file in export.files))
         self._clashes.labels(topic).inc(sum(export.clashes.values()))
-        self._lost.labels(topic).inc(sum(lost.next - lost.first for lost in export.lost))
+        self._lost.labels(topic).inc(sum(lost.next - lost.first for lost in export.lost if lost.reason != LEFT_OUT))
         for reason, count in export.quarantined.items():
             self._quarantined.labels(topic, reason).inc(count)
         self._last.labels(topic).set(now_ms / 1000)
@@ -66,10 +68,19 @@ class SinkMetrics:
 
 
 def write_metrics(metrics: SinkMetrics, path: Path) -> None:
-    """Replace the metrics file whole. Raises OSError."""
+    """Replace the metrics file whole. Raises OSError; on a full disk the file then keeps its old figures.
+
+    Its time says that this process lives, so that much is written in any case.
+    """
     temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(metrics.text())
-    temporary.replace(path)
+    try:
+        temporary.write_text(metrics.text())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(path)
+        raise
 
 
 async def keep_written(metrics: SinkMetrics, path: Path, interval_s: float) -> None:

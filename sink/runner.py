@@ -17,6 +17,7 @@ from typing import Final, ParamSpec, TypeVar
 import structlog
 
 from commitlog.base import ClosedWindow, Log, LogReader, TopicInfo
+from commitlog.gaps import LEFT_OUT
 from core.clock import Clock
 from core.errors import HeadraceError
 from core.tasks import background, log_unexpected
@@ -204,7 +205,7 @@ class Runner:
         facts = {"topic": window.topic, "window": window.number, "rows": export.rows, "files": len(export.files)}
         if export.quarantined:
             facts["quarantined"] = sum(export.quarantined.values())
-        if export.lost:
+        if any(lost.reason != LEFT_OUT for lost in export.lost):
             ranges = [(lost.partition, lost.first, lost.next, lost.reason) for lost in export.lost[:10]]
             _log.error("records lost before export", **facts, ranges=ranges, ranges_total=len(export.lost))
         else:

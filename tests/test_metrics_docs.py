@@ -61,8 +61,10 @@ def edge_text(box: Any, run_dir: Path) -> str:
     for counters in listeners:
         counters.refused_connections["malformed"] += 1
         counters.refused_lines["no-device"] += 1
+        counters.dropped["disk full"] += 1
     roller = Roller(box.log, RetentionSettings(), SystemClock())
     roller.closed["telemetry", "time"] += 1
+    box.log.stats.batches["appended"] += 1
     channel = ChannelServer(run_dir / "edge.sock", {})
     return metrics_text(EdgeCollector(box.log, listeners, box.sessions, roller, channel, SystemClock()))
 
@@ -91,6 +93,7 @@ def closing_reasons() -> Iterator[str]:
         source = path.read_text()
         yield from re.findall(r'\.close\("([a-z -]+)"', source)
         yield from re.findall(r'_refuse\("([a-z -]+)"', source)
+        yield from re.findall(r'^DISK_FULL: Final = "([a-z -]+)"', source, re.MULTILINE)
     source = (root / "wire" / "mqtt" / "errors.py").read_text()
     source = (root / "wire" / "mqtt" / "errors.py").read_text()
     yield from re.findall(r'^    reason(?:: ClassVar\[str\])? = "([a-z-]+)"', source, re.MULTILINE)

@@ -21,14 +21,15 @@ from tests.log_fakes import FakeClock, FakeLog
 class ApiBox:
     """Everything the application answers from; `step` brings the view up to date."""
 
-    def __init__(self, run_dir: Path, *, max_devices: int = 1000, allowed_hosts: tuple[str, ...] = ()) -> None:
+    def __init__(self, data_dir: Path, *, max_devices: int = 1000, allowed_hosts: tuple[str, ...] = ()) -> None:
         self.clock = FakeClock()
         self.log = FakeLog(self.clock)
         self.log.topic("telemetry")
         self.log.topic("device.events")
         self.view = StatusView(max_devices=max_devices)
         self.tail = StatusTail(self.view, self.log.reader, self.clock)
-        self.run_dir = run_dir
+        self.run_dir = data_dir / "run"
+        self.run_dir.mkdir(exist_ok=True)
         self.edge: dict[str, Any] = {"metrics": "", "sessions": {"total": 0, "sessions": []}}
         self.pool = ReaderPool(self.log.reader, wait_s=0.05)
         self.services = Services(
@@ -37,7 +38,7 @@ class ApiBox:
             readers=self.pool,
             log=self.log,
             ask=self.ask,
-            run_dir=run_dir,
+            run_dir=self.run_dir,
             lake_dir=Path("lake"),
             clock=self.clock,
             allowed_hosts=allowed_hosts,

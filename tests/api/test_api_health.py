@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 from prometheus_client.parser import text_string_to_metric_families
 
 from api.metrics import join_parts, sample_values
@@ -19,6 +21,15 @@ def test_ready(box: ApiBox) -> None:
     box.sink_reports(SINK)
     box.step()
     assert box.get("/readyz")["ready"] is True
+
+
+def test_ready_says_where_acknowledged_is_not_synced(box: ApiBox) -> None:
+    box.sink_reports(SINK)
+    box.step()
+    assert box.get("/readyz")["weaker_durability"] == {}
+    services = dataclasses.replace(box.services, weaker_durability={"mqtt": "os"})
+    box.app.state.services = services
+    assert box.get("/readyz")["weaker_durability"] == {"mqtt": "os"}
 
 
 def test_not_ready_says_every_reason(box: ApiBox) -> None:
@@ -90,3 +101,33 @@ def test_an_unreadable_log_is_a_reason(box: ApiBox) -> None:
     box.sink_reports(SINK)
     box.tail._fail(str(UnavailableError("no run file")))
     assert box.get("/readyz", 503)["reasons"] == ["the log cannot be read (no run file)"]
+
+
+FULL = """# TYPE headrace_disk_full gauge
+headrace_disk_full 1.0
+headrace_disk_free_bytes 2097152.0
+headrace_disk_needed_bytes 184549376.0
+headrace_clock_state{state="ok"} 0.0
+headrace_clock_state{state="behind"} 1.0
+headrace_clock_state{state="stepped"} 0.0
+"""
+
+
+def test_a_full_disk_is_a_reason_and_stands_on_the_page(box: ApiBox) -> None:
+    box.sink_reports(SINK)
+    box.edge["metrics"] = FULL
+    box.step()
+    problem = box.get("/readyz", 503)
+    figures = "2 MB are free, 176 MB have to be"
+    assert problem["reasons"] == [f"the disk is full, readings are refused until there is room ({figures})"]
+    assert problem["clock"] == "behind"
+    page = box.client.get("/").text
+    assert "The disk is full: readings are refused" in page
+    assert figures in page
+
+
+def test_a_clock_that_cannot_be_trusted_is_said_and_no_reason(box: ApiBox) -> None:
+    box.sink_reports(SINK)
+    box.edge["metrics"] = FULL.replace("disk_full 1.0", "disk_full 0.0")
+    box.step()
+    assert box.get("/readyz")["clock"] == "behind"

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from commitlog.base import ClosedWindow, WriterState
+from commitlog.report import Cut, RecoveryReport, keep_report
+from commitlog.storage import LOG_DIR, SystemStorage
 from tests.api.api_box import ApiBox
 
 
@@ -39,9 +43,43 @@ def test_topics(box: ApiBox) -> None:
     topics = {one["topic"]: one for one in box.get("/api/v1/topics")["topics"]}
     assert list(topics) == ["device.events", "telemetry"]
     telemetry = topics["telemetry"]
-    assert telemetry["partitions"][1] == {"partition": 1, "log_start_offset": 1, "high_watermark": 2}
+    assert telemetry["partitions"][1] == {
+        "partition": 1,
+        "log_start_offset": 1,
+        "high_watermark": 2,
+        "recovered": [],
+    }
     assert (telemetry["records"], telemetry["windows_closed"], telemetry["last_window"]) == (1, 0, None)
     assert box.get("/api/v1/topics")["writer"] == "live"
+
+
+def test_topics_tell_what_recovery_could_not_keep(box: ApiBox) -> None:
+    """And count no record where there is none: ranges of this start and of earlier ones, which may overlap."""
+    for _ in range(10):
+        box.log.append("telemetry", b"a", b"", partition=1)
+    box.log.expire("telemetry", 1, 1)
+    lost = Cut(
+        topic="telemetry", partition=1, first=3, next=5, reason="damaged", start_ms=1000, end_ms=2000, devices=("m1",)
+    )
+    earlier = [replace(lost, first=0, next=4), replace(lost, first=9, next=20), replace(lost, partition=0)]
+    log_dir = box.services.run_dir.parent / LOG_DIR
+    log_dir.mkdir(exist_ok=True)
+    storage = SystemStorage()
+    for cuts in (earlier, [lost]):
+        keep_report(storage, log_dir, RecoveryReport(cuts=cuts), 0)
+    telemetry = box.get("/api/v1/topics")["topics"][1]
+    assert telemetry["partitions"][1]["recovered"] == [
+        {
+            "first": 3,
+            "next": 5,
+            "reason": "damaged",
+            "after": "1970-01-01T00:00:01Z",
+            "before": "1970-01-01T00:00:02Z",
+            "devices": ["m1"],
+        }
+    ]
+    assert telemetry["partitions"][0]["recovered"] == []
+    assert telemetry["records"] == len([5, 6, 7, 8])
 
 
 def test_topics_tell_the_newest_window_as_they_close(box: ApiBox) -> None:

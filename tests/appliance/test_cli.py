@@ -51,7 +51,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--help") == 0
     shown = capsys.readouterr().out
-    for command in ("run", "demo", "simulate", "export", "config"):
+    for command in ("run", "demo", "simulate", "export", "config", "log"):
         assert command in shown
 
 

@@ -9,6 +9,7 @@ of their directory a prefix survives.
 from __future__ import annotations
 
 import errno
+import itertools
 import random
 import threading
 from collections.abc import Callable, Sequence
@@ -17,12 +18,15 @@ from pathlib import Path
 from commitlog.storage import Bytes
 
 SECTOR_BYTES = 512
+_numbers = itertools.count(1)
 
 
 class _Inode:
     def __init__(self) -> None:
+        self.number = next(_numbers)
         self.now = bytearray()
         self.durable = bytearray()
+        self.allocated = 0
         self.pending: list[tuple[int, bytes | None]] = []  # (position, data), or (size, None) for a truncation
 
     def apply(self, position: int, data: bytes | None) -> None:
@@ -67,6 +71,8 @@ class MemoryDisk:
 
     def __init__(self) -> None:
         self.before: Callable[[str, Path], None] | None = None
+        self.capacity_bytes: int | None = None
+        """Room on the disk; a write that would need more is torn and finds no space."""
         self.calls = 0
         self.stop_at: int | None = None
         """The number of the call that fails, as do all after it until `revive`; a write is torn there."""
@@ -92,6 +98,21 @@ class MemoryDisk:
             self._names = dict(self._durable_names)
             for inode in {id(inode): inode for inode in self._names.values()}.values():
                 inode.lose(power_cut)
+
+    def free_bytes(self, path: Path) -> int:
+        with self._lock:
+            self.step("free_bytes", path)
+            if self.capacity_bytes is None:
+                return 1 << 50
+            inodes = {id(inode): inode for inode in self._names.values()}.values()
+            return max(0, self.capacity_bytes - sum(max(len(inode.now), inode.allocated) for inode in inodes))
+
+    def take_room(self, inode: _Inode, end: int) -> int:
+        """How much of a file that is to reach `end` there is room for."""
+        have = max(len(inode.now), inode.allocated)
+        if self.capacity_bytes is None or end <= have:
+            return end
+        return min(end, have + self.free_bytes(Path()))
 
     def content(self, path: Path) -> bytearray:
         """A file's bytes, to look at or to damage."""
@@ -150,6 +171,12 @@ class MemoryDisk:
                     _name(self._durable_names, name, inode)
             self._pending_names = [pair for pair in self._pending_names if pair[0].parent != path]
 
+    def inode(self, path: Path) -> int:
+        with self._lock:
+            self.step("inode", path)
+            inode = self._names.get(path)
+            return 0 if inode is None else inode.number
+
     def _rename_to(self, path: Path, inode: _Inode | None) -> None:
         _name(self._names, path, inode)
         self._pending_names.append((path, inode))
@@ -185,7 +212,10 @@ class MemoryFile:
                 if self._disk.calls == self._disk.stop_at:  # the kill came in the middle of this write
                     self._inode.apply(position, bytes(data[: len(data) // 2]))
                 raise
-            self._inode.apply(position, bytes(data))
+            room = self._disk.take_room(self._inode, position + len(data)) - position
+            self._inode.apply(position, bytes(data[: max(0, room)]))
+            if room < len(data):
+                raise OSError(errno.ENOSPC, "no space left on device", str(self._path))
 
     def sync(self) -> None:
         with self._lock:
@@ -202,6 +232,14 @@ class MemoryFile:
             self._disk.step("truncate", self._path, self._life)
             if size != len(self._inode.now):
                 self._inode.apply(size, None)
+
+    def allocate(self, size: int) -> None:
+        """Not written out: a reserve may be large. It survives what a written file would survive."""
+        with self._lock:
+            self._disk.step("allocate", self._path, self._life)
+            if self._disk.take_room(self._inode, size) < size:
+                raise OSError(errno.ENOSPC, "no space left on device", str(self._path))
+            self._inode.allocated = max(self._inode.allocated, size)
 
     def close(self) -> None:
         return

@@ -27,6 +27,8 @@ def log_settings(**changes: Any) -> LogSettings:
         "checkpoint_bytes": "1MB",
         "flush_interval": "1ms",
         "segment_size": "64KB",
+        "reserve": "1MB",
+        "full_mark": "1MB",
     }
     return LogSettings(**{**small, **changes})
 

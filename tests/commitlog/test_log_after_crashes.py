@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import random
 from collections.abc import Iterator
@@ -131,6 +132,79 @@ def test_a_batch_whose_base_offset_fell_to_a_torn_write_is_taken_from_the_journa
     recovered = box.recover()
     assert recovered.files[0].next_offset == 3
     assert bytes(box.disk.content(path)[synced : synced + 8]) == (1).to_bytes(8, "big")
+
+
+def test_a_base_offset_that_fits_behind_a_gap_is_not_believed_where_the_journal_has_what_belongs_there(box: Box) -> None:
+    with box.process() as (log, loop):
+        loop.run_until_complete(append(log, 1))
+        loop.run_until_complete(log.close())
+    path = box.data_dir / LOG_DIR / "t-0" / f"{0:020}.log"
+    with box.process(log_settings(checkpoint_interval="1h", flush_bytes="1b")) as (log, loop):
+        loop.run_until_complete(append(log, 2))
+        while loop.threads.run_one():
+            pass
+        last = len(box.disk.content(path))
+        loop.run_until_complete(append(log, 3))
+        while loop.threads.run_one():
+            pass
+    assert len(box.disk.content(path)) > last
+    box.disk.content(path)[last : last + 8] = (7).to_bytes(8, "big")  # what is left of an older batch, perhaps
+    recovered = box.recover()
+    assert (recovered.files[0].next_offset, recovered.report.cuts) == (3, [])
+    assert bytes(box.disk.content(path)[last : last + 8]) == (2).to_bytes(8, "big")
+
+
+def test_rows_behind_a_block_whose_sync_failed_are_not_lost_with_it(box: Box) -> None:
+    with box.process() as (log, loop):
+        loop.run_until_complete(append(log, 1))
+        loop.run_until_complete(log.close())
+    tables = box.data_dir / LOG_DIR / "tables"
+    (name,) = [name for name in box.storage().names(tables) if name.startswith("state-")]
+    file = box.disk.file(tables / name)
+    durable = len(file.now)
+    with box.process() as (log, loop):
+        loop.run_until_complete(append(log, 2))
+        box.fates["sync", name] = Fate(error=errno.EIO)
+        loop.run_until_complete(log.close())
+    del file.durable[durable:]
+    assert len(file.now) > durable, "a block that can be read and is not on the disk"
+    start_journal(box.storage(), box.data_dir / LOG_DIR, CALM_SETTINGS, box.recover())
+    box.disk.power_cut(Loss.ALL, RNG)
+    again = box.recover()
+    assert (again.tables.decoded()["state"], again.report.notes) == ({"row 1": 1, "row 2": 2}, [])
+
+
+def test_everything_that_a_weaker_level_left_unsynced_is_made_durable_before_it_is_replayed(box: Box) -> None:
+    with box.process(log_settings(checkpoint_interval="1h", flush_interval="1h", durability="os")) as (log, loop):
+        loop.run_until_complete(log.create_topic("t", 1))
+        for number in (1, 2, 3):
+            loop.run_until_complete(log.append([NewRecord(topic="t", key=None, value=b"%d" % number)]))
+            while loop.threads.run_one():
+                pass  # the checkpoint that says so stands before the second one
+    journal = box.disk.file(box.data_dir / LOG_DIR / "journal")
+    assert len(journal.pending) == 2, "acknowledged and not synced"
+    journal.pending.clear()  # by a sync that failed: it has taken the pages for clean
+    box.fates["sync", "journal"] = Fate(stop=Stop.AFTER)
+    with pytest.raises(CrashError):
+        box.recover()
+    box.disk.power_cut(Loss.ALL, RNG)
+    again = box.recover()
+    assert (again.report.records_replayed, again.tables.decoded()) == (3, {})
+
+
+def test_a_commit_of_nothing_does_not_count_as_a_weaker_one(box: Box) -> None:
+    async def roll_twice(log: EmbeddedLog) -> None:
+        await append(log, 1)
+        waiting = [asyncio.ensure_future(append(log, 2)), asyncio.ensure_future(log.roll("t", "test"))]
+        await asyncio.sleep(0)
+        await asyncio.gather(*waiting, log.roll("t", "test"), log.roll("t", "test"))
+
+    with box.process() as (log, loop):
+        loop.run_until_complete(roll_twice(log))
+        while loop.threads.run_one():
+            pass
+    recovered = box.recover()
+    assert (recovered.files[0].next_offset, recovered.report.cuts) == (2, [])
 
 
 def test_a_window_is_seen_only_with_its_records(box: Box) -> None:

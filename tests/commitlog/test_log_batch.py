@@ -183,7 +183,7 @@ def test_a_lying_announcement_is_refused() -> None:
         list(zstd_batch(bytes(packed)).records())
 
 
-@pytest.mark.parametrize("codec", [1, 2, 3, 5, 7])
+@pytest.mark.parametrize("codec", [5, 6, 7])
 def test_other_codecs_are_refused(codec: int) -> None:
     data = bytearray(batch())
     struct.pack_into(">h", data, CRC_STARTS_AT, codec)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +16,22 @@ from typing import Any
 import pytest
 
 from commitlog.base import ClosedWindow, Log, LogReader, NewRecord, Record, TableChange, WriterState
+from commitlog.batch_errors import (
+    BatchError,
+    CorruptMessageError,
+    DuplicateSequenceError,
+    InvalidProducerEpochError,
+    InvalidRecordError,
+    MessageTooLargeError,
+    OutOfOrderSequenceError,
+    UnsupportedCompressionError,
+)
 from commitlog.partitioner import partition_for_key
 from commitlog.reader import FileLogReader
 from commitlog.remote import RemoteLog, log_handlers
 from core.channel import ChannelClient, ChannelServer
 from core.errors import BadRequestError, NotFoundError
+from tests.commitlog.batch_support import CODECS, GOLDEN, client_batch, patched
 from tests.commitlog.log_support import opened, record
 from tests.log_fakes import FakeClock
 
@@ -198,6 +209,140 @@ async def test_unknown_topics_are_refused(box: Box) -> None:
     ):
         with pytest.raises(NotFoundError):
             call()
+
+
+# -- batches from outside
+
+
+@pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+async def test_a_ready_batch_is_appended_whole_and_in_order(box: Box, codec: int) -> None:
+    await box.log.append([record("telemetry", "a", "before", partition=1)])
+    box.clock.now_ms += 5
+    values = [b"%d" % number * 20 for number in range(30)]
+    position = await box.log.append_batch("telemetry", 1, client_batch(values, codec=codec))
+    assert (position.topic, position.partition, position.offset) == ("telemetry", 1, 1)
+    assert (await box.log.append([record("telemetry", "a", "after", partition=1)]))[0].offset == 31
+    await box.until_readable("telemetry", 32)
+    found = box.read("telemetry", 1)
+    assert [r.offset for r in found] == list(range(32))
+    assert [r.value for r in found] == [b"before", *values, b"after"]
+    assert [r.timestamp for r in found] == [box.clock.now_ms - 5] + [box.clock.now_ms] * 31, "the time received"
+    assert [r.value for r in box.read("telemetry", 1, 17)] == [*values[16:], b"after"]
+    assert box.reader.offset_for_time("telemetry", 1, box.clock.now_ms) == 1
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+async def test_a_real_clients_batch_comes_back(box: Box, path: Path) -> None:
+    position = await box.log.append_batch("telemetry", 2, path.read_bytes())
+    assert position.offset == 0
+    await box.until_readable("telemetry", 40)
+    found = box.read("telemetry", 2)
+    assert [r.value is None for r in found] == [number == 7 for number in range(40)]
+    assert [dict(r.headers) for r in found] == [{"n": b"%d" % number, "none": None} for number in range(40)]
+
+
+async def test_batches_records_and_rolls_at_once_keep_the_order_of_the_calls(box: Box) -> None:
+    calls: list[Awaitable[object]] = []
+    expected = []
+    for number in range(60):
+        if number % 3:
+            calls.append(box.log.append([record("telemetry", None, b"r%d" % number, partition=0)]))
+            expected.append([b"r%d" % number])
+        else:
+            values = [b"b%d.%d" % (number, n) for n in range(1 + number % 4)]
+            calls.append(box.log.append_batch("telemetry", 0, client_batch(values)))
+            expected.append(values)
+        if number % 20 == 10:
+            calls.append(box.log.roll("telemetry", "test"))
+    await asyncio.gather(*calls)
+    total = sum(map(len, expected))
+    await box.until_readable("telemetry", total)
+    found = [r.value for r in box.read("telemetry", 0)]
+    assert sorted(found, key=str) == sorted((value for values in expected for value in values), key=str)
+    batches = [value for values in expected if values[0].startswith(b"b") for value in values]
+    assert [value for value in found if value and value.startswith(b"b")] == batches, "batches among themselves"
+    records = [values[0] for values in expected if values[0].startswith(b"r")]
+    assert [value for value in found if value and value.startswith(b"r")] == records
+
+
+@pytest.mark.parametrize(
+    ("batch", "error"),
+    [
+        (client_batch([b"v"])[:-1], CorruptMessageError),
+        (client_batch([bytes(2 << 20)]), MessageTooLargeError),
+        (patched(client_batch([b"v"]), 21, ">h", 0x20), InvalidRecordError),
+        (patched(client_batch([b"v"]), 21, ">h", 5), UnsupportedCompressionError),
+    ],
+    ids=["cut-off", "too-large", "control", "codec"],
+)
+async def test_a_refused_batch_leaves_nothing_behind(box: Box, batch: bytes, error: type[BatchError]) -> None:
+    with pytest.raises(error) as refused:
+        await box.log.append_batch("telemetry", 0, batch)
+    assert refused.value.kafka_code > 0
+    assert refused.value.what
+    assert (await box.log.append_batch("telemetry", 0, client_batch([b"good"]))).offset == 0
+
+
+@pytest.mark.parametrize(("topic", "partition"), [("nowhere", 0), ("telemetry", 3), ("telemetry", -1)])
+async def test_a_batch_for_nowhere_is_refused(box: Box, topic: str, partition: int) -> None:
+    with pytest.raises(NotFoundError):
+        await box.log.append_batch(topic, partition, client_batch([b"v"]))
+
+
+async def test_a_batch_sent_twice_is_stored_once(box: Box) -> None:
+    producer = await box.log.init_producer_id()
+
+    def batch(sequence: int) -> bytes:
+        values = [b"%d" % (sequence + n) for n in range(3)]
+        return client_batch(values, producer=(producer.producer_id, producer.epoch, sequence))
+
+    first = [await box.log.append_batch("telemetry", 0, batch(3 * n)) for n in range(5)]
+    await box.log.append([record("telemetry", "a", "other", partition=0)])
+    again = [await box.log.append_batch("telemetry", 0, batch(3 * n)) for n in range(5)]
+    assert again == first
+    at_once = await asyncio.gather(*(box.log.append_batch("telemetry", 0, batch(15)) for _ in range(4)))
+    assert {position.offset for position in at_once} == {16}
+    await box.until_readable("telemetry", 19)
+    found = [r.value for r in box.read("telemetry", 0) if r.value != b"other"]
+    assert found == [b"%d" % n for n in range(18)]
+
+
+async def test_sequences_are_per_producer_and_partition(box: Box) -> None:
+    one, two = await box.log.init_producer_id(), await box.log.init_producer_id()
+    assert one.producer_id != two.producer_id
+    for partition in range(3):
+        for producer in (one, two):
+            batch = client_batch([b"v"], producer=(producer.producer_id, producer.epoch, 0))
+            await box.log.append_batch("telemetry", partition, batch)
+    await box.until_readable("telemetry", 6)
+    assert [mark.high for mark in box.reader.watermarks("telemetry")] == [2, 2, 2]
+
+
+async def test_sequences_out_of_order_and_old_epochs_are_refused(box: Box) -> None:
+    pid = (await box.log.init_producer_id()).producer_id
+    for sequence in range(8):
+        await box.log.append_batch("telemetry", 0, client_batch([b"v"], producer=(pid, 1, sequence)))
+    for epoch, sequence, error in (
+        (1, 9, OutOfOrderSequenceError),
+        (1, 0, DuplicateSequenceError),
+        (0, 8, InvalidProducerEpochError),
+        (2, 8, OutOfOrderSequenceError),
+    ):
+        with pytest.raises(error):
+            await box.log.append_batch("telemetry", 0, client_batch([b"v"], producer=(pid, epoch, sequence)))
+    assert (await box.log.append_batch("telemetry", 0, client_batch([b"v"], producer=(pid, 2, 0)))).offset == 8
+
+
+async def test_batches_of_a_producer_under_way_at_once_are_judged_in_order(box: Box) -> None:
+    pid = (await box.log.init_producer_id()).producer_id
+    sizes = [1, 4000, 1, 700, 2, 3000] * 4
+    batches, sequence = [], 0
+    for number, size in enumerate(sizes):  # large and small: the small ones are inspected sooner
+        values = [b"%d:%d" % (number, n) for n in range(size)]
+        batches.append(client_batch(values, codec=number % 5, producer=(pid, 0, sequence)))
+        sequence += size
+    positions = await asyncio.gather(*(box.log.append_batch("telemetry", 0, batch) for batch in batches))
+    assert [position.offset for position in positions] == [sum(sizes[:number]) for number in range(len(sizes))]
 
 
 # -- topics
@@ -395,6 +540,7 @@ async def test_everything_at_once(box: Box) -> None:
         ("../../x", "k"),
         ("A B", "k"),
         ("windows", "k"),
+        ("producers", "k"),
         ("t" * 65, "k"),
         (7, "k"),
         ("t", 7),

@@ -19,7 +19,7 @@ from tests.commitlog.log_support import Failures, RecordingWaiter, log_settings,
 
 pytestmark = pytest.mark.timeout(20)
 
-ENOSPC = OSError(errno.ENOSPC, "no space left on device")
+EIO = OSError(errno.EIO, "input/output error")
 
 
 class FailingDisk(MemoryDisk):
@@ -28,7 +28,7 @@ class FailingDisk(MemoryDisk):
     def fail(self, operation: str, name: str) -> None:
         def before(called: str, path: Path) -> None:
             if called == operation and path.name.endswith(name):
-                raise ENOSPC
+                raise EIO
 
         self.before = before
 
@@ -48,7 +48,7 @@ class HeldDisk(FailingDisk):
         if called == "sync" and path.name == "journal":
             self.held.set()
             assert self.go.wait(10)
-            raise ENOSPC
+            raise EIO
 
 
 class Box:
@@ -90,7 +90,7 @@ async def test_journal_failure_fails_every_waiter_and_all_after_them(box: Box, o
     box.log.appended(1, 10, waiter, "after")
     assert waiter.failed_tokens == ["flying", "after"]
     assert not waiter.committed_tokens
-    assert box.failures == [ENOSPC]
+    assert box.failures == [EIO]
     with pytest.raises(UnavailableError, match="has failed"):
         await box.log.append([record("telemetry", "a", "fourth")])
     with pytest.raises(UnavailableError, match="has failed"):
@@ -116,7 +116,7 @@ async def test_failure_behind_the_journal_loses_nothing_acknowledged(box: Box, n
     with pytest.raises(UnavailableError):
         await append_until_refused()
     await box.log.close()
-    assert box.failures == [ENOSPC]
+    assert box.failures == [EIO]
     found = [value for _, value in (await box.recovered())["telemetry", 0]]
     assert found[: len(acknowledged)] == acknowledged
 
@@ -161,7 +161,7 @@ async def test_close_hears_of_a_failing_last_flush(tmp_path: Path) -> None:
     disk.fail("write", ".log")
     async with asyncio.timeout(10):
         await log.close()
-    assert failures == [ENOSPC]
+    assert failures == [EIO]
     disk.before = None
     again = await open_log(tmp_path, storage=disk)
     assert again.report.records_replayed == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from pathlib import Path
 
@@ -13,12 +14,13 @@ from commitlog.index import (
     OFFSET_ENTRY,
     TIME_ENTRY,
     IndexBuilder,
+    entry_before_time,
     offset_entries,
-    position_for,
-    relative_offset_for_time,
     time_entries,
 )
-from commitlog.segment import INDEX_SUFFIX, TIMEINDEX_SUFFIX, Segment, base_offsets, scan, segment_path
+from commitlog.placing import checked_position
+from commitlog.segment import INDEX_SUFFIX, TIMEINDEX_SUFFIX, Segment, base_offsets, segment_path
+from commitlog.walk import FoundBatch, walk
 from tests.commitlog.commitlog_disk import MemoryDisk
 
 DIRECTORY = Path("/log/telemetry-0")
@@ -44,7 +46,12 @@ def filled(disk: MemoryDisk, seed: int, batches: int) -> tuple[Segment, list[Bat
         time_ms += rng.choice((0, 0, 1, 50))
         segment.append(a_batch(offset, count, time_ms, rng.choice((0, 100, 1_500))), offset + count - 1, time_ms)
         offset += count + (rng.randint(1, 9) if rng.random() < 0.1 else 0)  # a gap, as recovery may leave one
-    return segment, scan(disk.open(segment_path(DIRECTORY, BASE)))
+    return segment, headers_in(disk)
+
+
+def headers_in(disk: MemoryDisk, start: int = 0) -> list[BatchHeader]:
+    file = disk.open(segment_path(DIRECTORY, BASE))
+    return [found.header for found in walk(file, start, BASE) if isinstance(found, FoundBatch)]
 
 
 def indexes(disk: MemoryDisk) -> tuple[bytes, bytes]:
@@ -67,9 +74,10 @@ def test_the_offset_index_against_brute_force(seed: int) -> None:
         position += header.size_bytes
     for relative, at in entries:
         assert starts[at].last_offset - BASE == relative
+    file = disk.open(segment_path(DIRECTORY, BASE))
     for offset in range(BASE, headers[-1].last_offset + 1):
         wanted = next(at for at, header in starts.items() if header.last_offset >= offset)
-        found = position_for(entries, offset - BASE)
+        found = checked_position(file, BASE, entries, offset)
         assert found <= wanted
         assert sum(header.size_bytes for at, header in starts.items() if found <= at < wanted) <= (
             2 * INDEX_INTERVAL_BYTES + 2 * 7_000  # one interval, and what the batches at its ends may exceed it by
@@ -87,7 +95,7 @@ def test_the_time_index_against_brute_force(seed: int) -> None:
         assert all(header.max_timestamp_ms <= time_ms for header in headers if header.last_offset <= BASE + relative)
     assert entries[-1][0] == headers[-1].max_timestamp_ms
     for wanted_ms in range(4_990, headers[-1].max_timestamp_ms + 2):
-        start = BASE + relative_offset_for_time(entries, wanted_ms)
+        start = BASE + (entry_before_time(entries, wanted_ms) or (0, 0))[1]
         first = next((header for header in headers if header.max_timestamp_ms >= wanted_ms), None)
         assert first is None or start <= first.last_offset
 
@@ -103,8 +111,7 @@ def test_entries_are_an_interval_apart() -> None:
 def test_a_torn_entry_is_left_out() -> None:
     assert offset_entries(OFFSET_ENTRY.pack(1, 2) + b"\0" * 7) == [(1, 2)]
     assert time_entries(TIME_ENTRY.pack(1, 2) + b"\0" * 11) == [(1, 2)]
-    assert position_for([], 5) == 0
-    assert relative_offset_for_time([], 5) == 0
+    assert entry_before_time([], 5) is None
 
 
 def test_recovery_at_every_truncation_keeps_the_whole_batches() -> None:
@@ -119,13 +126,18 @@ def test_recovery_at_every_truncation_keeps_the_whole_batches() -> None:
     for length in range(len(whole) + 1):
         disk.content(path)[:] = whole[:length]
         segment = Segment(disk, DIRECTORY, BASE)
-        kept = segment.recover(None)
-        assert kept == [header for header, end in zip(headers, ends[1:], strict=True) if end <= length]
+        walked = segment.recover(None)
+        kept = [header for header, end in zip(headers, ends[1:], strict=True) if end <= length]
+        assert (walked.batches, walked.last, walked.damage) == (len(kept), kept[-1] if kept else None, [])
+        assert (walked.tail is not None) == (length not in ends)
+        assert headers_in(disk) == kept
         assert segment.log_bytes == len(disk.content(path)) == max(end for end in ends if end <= length)
     assert indexes(disk) == whole_indexes
 
 
-def test_recovery_with_a_flipped_byte_keeps_what_stands_before_it() -> None:
+@pytest.mark.parametrize("bit", range(8))
+def test_recovery_with_a_flipped_bit_loses_the_one_batch_and_says_so(bit: int) -> None:
+    """Every bit outside the leader epoch, which no check covers, of every batch."""
     disk = MemoryDisk()
     _, headers = filled(disk, 7, 4)
     path = segment_path(DIRECTORY, BASE)
@@ -133,14 +145,60 @@ def test_recovery_with_a_flipped_byte_keeps_what_stands_before_it() -> None:
     position = 0
     for number, header in enumerate(headers):
         for at in range(header.size_bytes):
-            if at < 8 or 12 <= at < 16:
-                continue  # base offset and leader epoch stand outside the CRC
+            if 12 <= at < 16 or (at < 8 and number == len(headers) - 1):
+                continue  # the last batch's offset has no neighbour that would prove it wrong
             disk.content(path)[:] = whole
-            disk.content(path)[position + at] ^= 0x10
+            disk.content(path)[position + at] ^= 1 << bit
             segment = Segment(disk, DIRECTORY, BASE)
-            assert segment.recover(None) == headers[:number], f"batch {number} byte {at}"
-            assert len(disk.content(path)) == position
+            walked = segment.recover(None)
+            if at < 8 and (at, bit) != (0, 7):  # a negative one is no header at all
+                assert bytes(disk.content(path)) == whole, "the offset is mended from the neighbours"
+                continue
+            kept = [h for h in headers if h is not header]
+            assert headers_in(disk) == kept, f"batch {number} byte {at}"
+            if number < len(headers) - 1:
+                (damage,) = walked.damage
+                assert (damage.position, damage.size_bytes) == (position, header.size_bytes)
+                assert (damage.first, damage.next) == (header.base_offset, headers[number + 1].base_offset)
+            else:
+                assert walked.tail is not None
+                assert segment.log_bytes == len(disk.content(path)) == position
         position += header.size_bytes
+
+
+@pytest.mark.parametrize("first", [0, 3, 9])
+@pytest.mark.parametrize("size", [1, 61, 5_000])
+def test_zeroed_stretches_are_stepped_over(first: int, size: int) -> None:
+    disk = MemoryDisk()
+    _, headers = filled(disk, 11, 12)
+    path = segment_path(DIRECTORY, BASE)
+    position = sum(header.size_bytes for header in headers[:first])
+    content = disk.content(path)
+    end = min(position + 10 + size, len(content))
+    content[position + 10 : end] = bytes(end - position - 10)  # from the length field on
+    ends = list(itertools.accumulate(header.size_bytes for header in headers))
+    kept = [h for h, stop in zip(headers, ends, strict=True) if stop - h.size_bytes >= end or stop <= position]
+    walked = Segment(disk, DIRECTORY, BASE).recover(None)
+    assert headers_in(disk) == kept
+    assert len(walked.damage) + (walked.tail is not None) == 1
+
+
+def test_from_where_the_journal_has_it_the_segment_is_cut_and_what_is_behind_handed_back() -> None:
+    disk = MemoryDisk()
+    _, headers = filled(disk, 7, 8)
+    starts = [0, *itertools.accumulate(header.size_bytes for header in headers)]
+    content = disk.content(segment_path(DIRECTORY, BASE))
+    for damaged in (2, 5):
+        content[starts[damaged] + 62] ^= 1
+    segment = Segment(disk, DIRECTORY, BASE)
+    walked = segment.recover(None, starts[4])
+    assert [(damage.first, damage.next) for damage in walked.damage] == [
+        (headers[2].base_offset, headers[3].base_offset)
+    ]
+    assert walked.tail is not None
+    assert walked.tail.first == headers[5].base_offset
+    assert [batch.header for batch in walked.behind] == headers[6:]
+    assert segment.log_bytes == starts[5]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -158,10 +216,8 @@ def test_going_on_from_a_durable_point_ends_as_a_whole_walk_does(seed: int) -> N
         segment.append(data, header.last_offset, header.max_timestamp_ms)
     for point, header in zip(points, headers, strict=True):
         again = Segment(copy, DIRECTORY, BASE)
-        walked = again.recover(point)
-        assert [one.base_offset for one in walked] == [
-            h.base_offset for h in headers if h.base_offset >= header.base_offset
-        ]
+        walked = again.recover(point, None, header.base_offset)  # with gaps, which the journal would have to fill
+        assert walked.batches == sum(h.base_offset >= header.base_offset for h in headers)
         assert again.log_bytes == undisturbed.log_bytes
         assert indexes(copy)[0] == indexes(disk)[0]
 
@@ -174,7 +230,7 @@ def test_a_file_shorter_than_its_durable_point_has_the_segment_walked_whole(suff
     before = indexes(disk)
     del disk.content(segment_path(DIRECTORY, BASE, suffix))[-1:]
     walked = Segment(disk, DIRECTORY, BASE).recover(point)
-    assert walked == (headers[:-1] if suffix == ".log" else headers)
+    assert walked.batches == len(headers) - (suffix == ".log")
     if suffix != ".log":
         assert indexes(disk) == before
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
+import google_crc32c
+import msgspec
 import pytest
 
-from commitlog.base import TopicInfo
+from commitlog.base import ClosedWindow, TopicInfo
 from commitlog.checkpoint import (
     CHECKPOINT_NAME,
     Checkpoint,
@@ -17,8 +20,16 @@ from commitlog.checkpoint import (
 )
 from commitlog.metadata import METADATA_NAME, read_metadata, write_metadata
 from commitlog.storage import parse_partition_dir_name, partition_dir_name
-from commitlog.tables import CommittedTables, LiveTables, SnapshotError, newest_snapshots, read_snapshot
-from commitlog.windows import OpenWindow, last_window, window_change, window_from_row, window_to_row
+from commitlog.tables import CommittedTables, LiveTables, SnapshotError, newest_snapshots, read_snapshot, unpack
+from commitlog.window_list import WindowList
+from commitlog.windows import (
+    OpenWindow,
+    last_windows,
+    window_change,
+    window_from_row,
+    window_key,
+    window_to_row,
+)
 from tests.commitlog.commitlog_disk import MemoryDisk
 
 DIRECTORY = Path("/log/tables")
@@ -47,9 +58,120 @@ def test_only_changed_tables_are_written_again() -> None:
     tables = written(disk)
     tables.apply([("two", "k", None)])
     tables.write_snapshots(disk, DIRECTORY, 9)
-    assert tables.snapshots == {"one": f"one-{7:020}.snapshot", "two": f"two-{9:020}.snapshot"}
+    assert tables.snapshots == {"one": f"one-{7:020}.snapshot", "two": f"two-{7:020}.snapshot"}
     assert tables.decoded()["two"] == {}
+    again = CommittedTables()
+    again.load(disk, DIRECTORY, tables.snapshots)
+    assert again.decoded() == tables.decoded()
+    assert again.snapshot_bytes == tables.snapshot_bytes
     assert newest_snapshots(disk, DIRECTORY) == tables.snapshots
+
+
+def test_what_a_checkpoint_writes_does_not_grow_with_the_table() -> None:
+    """And what is on disk stays within a small multiple of the table; every state in between reads back."""
+    disk, tables, rng = MemoryDisk(), CommittedTables(), random.Random(3)
+    written_bytes, model = [], {}
+    for sequence in range(3_000):
+        key, value = f"k{rng.randrange(2_000)}", rng.choice((None, rng.randbytes(100).hex()))
+        model[key] = value
+        tables.apply([("one", key, value)])
+        before = {name: len(disk.content(DIRECTORY / name)) for name in disk.names(DIRECTORY)}
+        tables.write_snapshots(disk, DIRECTORY, sequence)
+        named = tables.snapshots["one"]
+        written_bytes.append(len(disk.content(DIRECTORY / named)) - before.get(named, 0))
+        for name in before:
+            if name != named:
+                disk.remove(DIRECTORY / name)
+        if sequence % 500 == 499:
+            rows = read_snapshot(disk, DIRECTORY / named)
+            assert {k: unpack(v) for k, v in rows.items()} == {k: v for k, v in model.items() if v is not None}
+    table_bytes = sum(len(key) + 210 for key, value in model.items() if value is not None)
+    assert sorted(written_bytes)[len(written_bytes) * 9 // 10] < 300
+    assert sum(written_bytes) < 3_000 * 300 * 4
+    assert len(disk.content(DIRECTORY / tables.snapshots["one"])) < 2 * table_bytes + (64 << 10) + 300
+
+
+def test_changes_behind_a_damaged_block_are_gone_and_the_table_goes_on() -> None:
+    disk = MemoryDisk()
+    tables = written(disk)
+    ends = [tables.snapshot_bytes["one"]]
+    for number in range(3):
+        tables.apply([("one", f"n{number}", number)])
+        tables.write_snapshots(disk, DIRECTORY, 8 + number)
+        ends.append(tables.snapshot_bytes["one"])
+    path = DIRECTORY / tables.snapshots["one"]
+    whole = bytes(disk.content(path))
+    assert len(whole) == ends[-1]
+    for at in range(ends[0], len(whole)):
+        for cut in (False, True):
+            disk.content(path)[:] = whole[:at] if cut else whole
+            if not cut:
+                disk.content(path)[at] ^= 0x20
+            again = CommittedTables()
+            again.load(disk, DIRECTORY, {"one": path.name})
+            kept = max(number for number, end in enumerate(ends) if end <= at)
+            assert again.snapshot_bytes["one"] == ends[kept]
+            assert again.decoded()["one"] == {**ROWS, **{f"n{number}": number for number in range(kept)}}
+            again.apply([("one", "later", True)])
+            again.write_snapshots(disk, DIRECTORY, 20)
+            assert unpack(read_snapshot(disk, path)["later"]) is True
+
+
+def test_a_snapshot_of_the_first_format_is_read_and_written_anew() -> None:
+    disk = MemoryDisk()
+    body = msgspec.msgpack.encode({"k": msgspec.msgpack.encode([1])})
+    name = f"one-{7:020}.snapshot"
+    data = b"HRTABLE1" + google_crc32c.value(body).to_bytes(4, "big") + body
+    disk.open(DIRECTORY / name, create=True).write(data, 0)
+    tables = CommittedTables()
+    tables.load(disk, DIRECTORY, {"one": name})
+    tables.apply([("one", "k2", 2)])
+    tables.write_snapshots(disk, DIRECTORY, 8)
+    assert tables.snapshots == {"one": f"one-{8:020}.snapshot"}
+    again = CommittedTables()
+    again.load(disk, DIRECTORY, tables.snapshots)
+    assert again.decoded() == {"one": {"k": [1], "k2": 2}}
+    disk.content(DIRECTORY / name)[-1] ^= 1
+    with pytest.raises(SnapshotError):
+        read_snapshot(disk, DIRECTORY / name)
+
+
+def test_a_reader_of_windows_keeps_up_with_what_is_added_removed_and_rewritten() -> None:
+    disk, tables, rng = MemoryDisk(), CommittedTables(), random.Random(8)
+    topics = [TopicInfo(name=f"t{n}", topic_id=f"{n:032x}", partitions=1) for n in range(3)]
+    model: dict[tuple[str, int], ClosedWindow] = {}
+    windows = WindowList(disk, LOG)
+    opened = {topic.topic_id: OpenWindow(topic, None, [0], 0) for topic in topics}
+    for sequence in range(1, 400):
+        topic = rng.choice(topics)
+        closed = opened[topic.topic_id].close([sequence], sequence, "x" * rng.randrange(300))
+        assert closed is not None
+        model[(topic.topic_id, closed.number)] = closed
+        tables.apply([window_change(closed)])
+        if rng.random() < 0.1:
+            gone = rng.choice(sorted(model))
+            del model[gone]
+            tables.apply([("windows", window_key(*gone), None)])
+        tables.write_snapshots(disk, DIRECTORY, sequence)
+        point = Checkpoint(
+            journal_id=1,
+            journal_size=1,
+            journal_position=0,
+            next_sequence=sequence,
+            leader_epoch=0,
+            last_timestamp_ms=0,
+            clean=False,
+            partitions=[],
+            tables=dict(tables.snapshots),
+        )
+        write_checkpoint(disk, LOG, point)
+        if rng.random() < 0.5:
+            windows.refresh()
+            for one in topics:
+                numbers = sorted(number for topic_id, number in model if topic_id == one.topic_id)
+                assert windows.after(one.topic_id, -1) == [model[(one.topic_id, number)] for number in numbers]
+                half = rng.randrange(sequence)
+                assert [w.number for w in windows.after(one.topic_id, half)] == [n for n in numbers if n > half]
 
 
 def test_the_newest_snapshots_are_found_by_their_names() -> None:
@@ -190,8 +312,8 @@ def test_a_window_goes_on_after_a_restart() -> None:
     assert before is not None
     table, key, row = window_change(before)
     assert (table, window_from_row(row)) == ("windows", before)
-    assert last_window({key: row, "other/1": row}, INFO.topic_id) == before
-    assert last_window({}, INFO.topic_id) is None
+    assert last_windows({key: row, "other/1": row})[INFO.topic_id] == before
+    assert last_windows({}) == {}
     after = OpenWindow(INFO, before, [0, 0], 999).close([5, 4], 300, "time")
     assert after is not None
     assert (after.number, after.start_ms, after.offsets) == (1, 200, {0: (3, 5), 1: (4, 4)})
@@ -206,6 +328,4 @@ def test_the_last_window_is_the_one_with_the_highest_number() -> None:
         _, key, row = window_change(closed)
         rows[key] = row
         assert window_to_row(window_from_row(row)) == row
-    newest = last_window(rows, INFO.topic_id)
-    assert newest is not None
-    assert newest.number == 11
+    assert last_windows(rows)[INFO.topic_id].number == 11

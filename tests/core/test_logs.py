@@ -82,6 +82,7 @@ def test_library_logging_goes_the_same_way() -> None:
 
 
 def test_warnings_are_logged() -> None:
+    logging.captureWarnings(False)  # pytest puts its own hook back for each test, of which logging knows nothing
     stream = logged()
     with warnings.catch_warnings():
         warnings.simplefilter("always")

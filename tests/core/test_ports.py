@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import errno
 import multiprocessing
 from pathlib import Path
 
 import pytest
 
 from core.errors import DataDirError
-from core.ports import PORTS_FILE, publish_port, read_ports
+from core.ports import PORTS_FILE, forget_ports, publish_port, read_ports
 
 
 def test_names_of_different_processes_stand_side_by_side(tmp_path: Path) -> None:
@@ -58,3 +59,30 @@ def test_a_place_that_cannot_be_written_is_named_with_what_to_do(tmp_path: Path)
         publish_port(tmp_path, "mqtt", 1883)
     assert "ports.json.new" in caught.value.where
     assert caught.value.mend
+
+
+def test_an_older_boots_ports_are_forgotten_and_their_file_keeps_its_place(tmp_path: Path) -> None:
+    forget_ports(tmp_path)
+    publish_port(tmp_path, "mqtt", 1883)
+    inode = (tmp_path / PORTS_FILE).stat().st_ino
+    forget_ports(tmp_path)
+    assert read_ports(tmp_path) == {}
+    assert (tmp_path / PORTS_FILE).stat().st_ino == inode
+
+
+def test_on_a_full_disk_the_file_is_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish_port(tmp_path, "mqtt", 1883)
+    publish_port(tmp_path, "tcp", 9000)
+    real = Path.open
+
+    def full(path: Path, mode: str = "r", *arguments: object) -> object:
+        if path.suffix == ".new":
+            raise OSError(errno.ENOSPC, "no space left on device", str(path))
+        return real(path, mode, *arguments)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(Path, "open", full)
+    publish_port(tmp_path, "tcp", 0)
+    assert read_ports(tmp_path) == {"mqtt": 1883}
+    (tmp_path / PORTS_FILE).unlink()
+    with pytest.raises(DataDirError, match="cannot be published"):
+        publish_port(tmp_path, "mqtt", 1883)

@@ -28,7 +28,13 @@ from wire.mqtt.encode import encode_connect
 from wire.mqtt.packets import Connect
 
 FAST_LOG = LogSettings(
-    commit_interval="1ms", flush_interval="1ms", journal_size="4MB", pending_bytes="1MB", checkpoint_bytes="1MB"
+    commit_interval="1ms",
+    flush_interval="1ms",
+    journal_size="4MB",
+    pending_bytes="1MB",
+    checkpoint_bytes="1MB",
+    reserve="1MB",
+    full_mark="1MB",
 )
 
 
@@ -39,6 +45,11 @@ class GatedStorage(SystemStorage):
         self.gate = threading.Event()
         self.gate.set()
         self.fail = False
+        self.free: int | None = None
+        """What the disk says is free; None: the truth."""
+
+    def free_bytes(self, path: Path) -> int:
+        return super().free_bytes(path) if self.free is None else self.free
 
     def open(self, path: Path, *, create: bool = False) -> SystemFile:
         return _GatedFile(super().open(path, create=create), self)  # type: ignore[return-value]

@@ -25,6 +25,9 @@ from tests.ingest.edge_box import edge_box
         ("create_topic", {"name": 7, "partitions": None}),
         ("create_topic", {"name": "t", "partitions": "many"}),
         ("rows", {}),
+        ("append_batch", {"topic": "telemetry", "partition": 0}),
+        ("append_batch", {"topic": "telemetry", "partition": 0, "batch": "text"}),
+        ("append_batch", {"topic": "telemetry", "partition": "0", "batch": b""}),
     ],
 )
 async def test_arguments_of_other_types_are_refused_as_bad_requests(

@@ -170,12 +170,14 @@ async def test_much_put_aside_stops_reading_from_everybody_and_closes_nobody(
         await congest(box)
         assert box.mqtt.held
         late = await Client.connect(box.mqtt_port)  # is let in, and waits too
-        late.send(encode_connect(Connect(client_id="late")) + publish(b"3", 3))
+        first_words = encode_connect(Connect(client_id="late")) + publish(b"3", 3)
+        late.send(first_words)
         other.send(publish(b"2", 2))
-        await wait_until_async(lambda: box.mqtt.counters.connections == 3)
         stashed = box.mqtt.stashed_bytes
+        await wait_until_async(lambda: box.mqtt.counters.connections == 3)
         assert await other.silent()
-        assert box.mqtt.stashed_bytes == stashed
+        # Some versions of asyncio read once from a connection that was paused while it was made; uvloop does not.
+        assert box.mqtt.stashed_bytes - stashed in (0, len(first_words))
         box.storage.gate.set()
         assert await other.read(4) == b"\x40\x02\x00\x02"
         assert await late.read(8) == b"\x20\x02\x00\x00\x40\x02\x00\x03"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from commitlog.base import ClosedWindow, TopicInfo
-from retention.policy import next_boundary_ms, roll_reason
+from retention.policy import Boundary, next_boundary, next_boundary_ms, roll_reason
 from retention.roller import Roller
 from retention.settings import RetentionSettings
 
@@ -24,18 +24,39 @@ def test_boundaries_are_multiples_after_now(now: int, interval: int, expected: i
     ("now", "grown", "expected"), [(9, 0, None), (10, 0, "time"), (9, 100, "size"), (10, 100, "time")]
 )
 def test_reasons(now: int, grown: int, expected: str | None) -> None:
-    assert roll_reason(now_ms=now, boundary_ms=10, grown_bytes=grown, roll_bytes=100) == expected
+    boundary = Boundary(wall_ms=10, monotonic_ms=1_000)
+    found = roll_reason(now_ms=now, monotonic_ms=0, boundary=boundary, grown_bytes=grown, roll_bytes=100)
+    assert found == expected
+
+
+def test_the_monotonic_clock_rolls_where_the_wall_clock_does_not() -> None:
+    boundary = next_boundary(now_ms=7_000, monotonic_ms=100, interval_ms=10_000)
+    assert boundary == Boundary(wall_ms=10_000, monotonic_ms=100 + 3_000 + 1_000)
+    for monotonic_ms, expected in ((4_099, None), (4_100, "time")):
+        found = roll_reason(now_ms=-1, monotonic_ms=monotonic_ms, boundary=boundary, grown_bytes=0, roll_bytes=100)
+        assert found == expected
+
+
+def test_a_clock_that_is_only_slow_is_waited_for() -> None:
+    hour_ms = 3_600_000
+    boundary = next_boundary(now_ms=0, monotonic_ms=0, interval_ms=hour_ms)
+    assert boundary.monotonic_ms - hour_ms == 60_000 > hour_ms * 0.0005
 
 
 class FakeClock:
     def __init__(self) -> None:
         self.now_ms = 0
+        self.monotonic = 0
 
     def time_ms(self) -> int:
         return self.now_ms
 
     def monotonic_ms(self) -> int:
-        return self.now_ms
+        return self.monotonic
+
+    def pass_ms(self, elapsed_ms: int) -> None:
+        self.now_ms += elapsed_ms
+        self.monotonic += elapsed_ms
 
 
 class ScriptedLog:
@@ -44,6 +65,7 @@ class ScriptedLog:
     def __init__(self) -> None:
         self.grown = {"a": 0, "b": 0}
         self.rolled: list[tuple[str, str]] = []
+        self.newest_ms = 0
 
     def topics(self) -> list[TopicInfo]:
         return [TopicInfo(name=name, topic_id="00" * 16, partitions=1) for name in self.grown]
@@ -67,13 +89,14 @@ async def test_every_topic_rolls_at_the_boundary_also_when_late_and_only_once() 
     log, clock = ScriptedLog(), FakeClock()
     roller = Roller(log, RetentionSettings(roll_interval="10s"), clock)  # type: ignore[arg-type]
     log.grown["a"] = 5
-    clock.now_ms = 9_999
-    boundary = await roller.look(10_000)
+    boundary = roller.next_boundary()
+    clock.pass_ms(9_999)
+    boundary = await roller.look(boundary)
     assert log.rolled == []
-    clock.now_ms = 25_000
+    clock.pass_ms(15_001)
     boundary = await roller.look(boundary)
     assert log.rolled == [("a", "time"), ("b", "time")]
-    assert boundary == 30_000
+    assert boundary.wall_ms == 30_000
     assert roller.closed == {("a", "time"): 1}
     await roller.look(boundary)
     assert len(log.rolled) == 2
@@ -83,5 +106,64 @@ async def test_a_topic_that_has_grown_rolls_early_alone() -> None:
     log, clock = ScriptedLog(), FakeClock()
     roller = Roller(log, RetentionSettings(roll_interval="1h", roll_bytes="1MB"), clock)  # type: ignore[arg-type]
     log.grown["b"] = 1 << 20
-    await roller.look(3_600_000)
+    await roller.look(roller.next_boundary())
     assert log.rolled == [("b", "size")]
+
+
+class Box:
+    """A roller that looks every quarter of a second, over windows of an hour."""
+
+    HOUR_MS = 3_600_000
+
+    def __init__(self, now_ms: int) -> None:
+        self.log, self.clock = ScriptedLog(), FakeClock()
+        self.log.grown["a"] = 5
+        self.clock.now_ms = now_ms
+        self.log.newest_ms = now_ms
+        self.roller = Roller(self.log, RetentionSettings(roll_interval="1h"), self.clock)  # type: ignore[arg-type]
+        self.boundary = self.roller.next_boundary()
+
+    async def rolls(self, elapsed_ms: int) -> list[int]:
+        """Let time pass; the wall-clock minutes at which windows closed, in minutes since the epoch."""
+        at: list[int] = []
+        for _ in range(elapsed_ms // 10_000):
+            self.clock.pass_ms(10_000)
+            self.log.rolled.clear()
+            self.boundary = await self.roller.look(self.boundary)
+            if self.log.rolled:
+                at.append(self.clock.now_ms // 60_000)
+        return at
+
+
+async def test_a_step_back_of_an_hour_closes_the_window_once_by_the_monotonic_clock_then_aligned() -> None:
+    box = Box(now_ms=10 * Box.HOUR_MS)
+    assert await box.rolls(30 * 60_000) == []
+    box.clock.now_ms -= Box.HOUR_MS
+    # The boundary at 11:00 stays what it was; the wall clock shows 10:01 when as much time as was left has passed.
+    assert await box.rolls(3 * Box.HOUR_MS) == [10 * 60 + 1, 11 * 60, 12 * 60]
+    assert box.roller.clock_state.value == "ok", "newest record was at 10:00, and the step is over an hour ago"
+
+
+async def test_a_step_forward_of_an_hour_closes_the_window_at_once_then_aligned() -> None:
+    box = Box(now_ms=10 * Box.HOUR_MS)
+    assert await box.rolls(30 * 60_000) == []
+    box.clock.now_ms += Box.HOUR_MS
+    assert await box.rolls(2 * Box.HOUR_MS) == [11 * 60 + 30, 12 * 60, 13 * 60]
+
+
+async def test_a_boot_in_1970_closes_windows_all_the_same_and_says_behind() -> None:
+    box = Box(now_ms=0)
+    box.log.newest_ms = 1_800_000_000_000
+    assert await box.rolls(2 * Box.HOUR_MS) == [60, 120]
+    assert box.roller.clock_state.value == "behind"
+
+
+async def test_a_wall_clock_that_stands_still_does_not_keep_windows_open() -> None:
+    box = Box(now_ms=10 * Box.HOUR_MS)
+    rolled = 0
+    for _ in range(3 * 360):
+        box.clock.monotonic += 10_000
+        box.log.rolled.clear()
+        box.boundary = await box.roller.look(box.boundary)
+        rolled += bool(box.log.rolled)
+    assert rolled == 2, "every hour and a minute"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from commitlog.commit import Commit
+from commitlog.durability import Durability
 from commitlog.embedded import EmbeddedLog
 from commitlog.journal import Journal
 from tests.commitlog.sim.sim_disk import SimStorage
@@ -14,26 +15,10 @@ from tests.commitlog.sim.sim_lives import Breakage
 class AckBeforeSyncJournal(Journal):
     """Says that an entry is durable when it is written, and syncs it together with the next one."""
 
-    def write(self, body: bytes) -> tuple[int, int]:
-        file, self._file = self._file, _Unsynced(self._file)
-        try:
-            file.sync()
-            return super().write(body)
-        finally:
-            self._file = file
-
-
-class _Unsynced:
-    """A file whose sync is put off."""
-
-    def __init__(self, file: object) -> None:
-        self._file = file
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._file, name)
-
-    def sync(self) -> None:
-        return
+    def write(self, body: bytes, *, sync: bool = True) -> tuple[int, int]:
+        if sync:
+            self.sync()
+        return super().write(body, sync=False)
 
 
 class NoDirectorySync(SimStorage):
@@ -46,8 +31,8 @@ class NoDirectorySync(SimStorage):
 class ShownBeforeSync(EmbeddedLog):
     """Writes a flush to segments, and shows it to readers, while its last commit is still on the way to the disk."""
 
-    def _take(self) -> Commit:
-        commit = super()._take()
+    def _take(self, asked: Durability) -> Commit:
+        commit = super()._take(asked)
         flush, commit.flush = commit.flush, None
         if flush is not None:
             flush.reaches(self._journal)

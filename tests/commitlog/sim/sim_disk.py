@@ -25,6 +25,7 @@ from typing import TypeVar
 from commitlog.storage import Bytes
 
 SECTOR_BYTES = 512
+FREE_BYTES = 1 << 40  # a disk is full only when a call says so
 T = TypeVar("T")
 
 
@@ -259,6 +260,9 @@ class SimStorage:
     def sync_dir(self, path: Path) -> None:
         self.call("sync_dir", path, lambda: self._dir(path).sync())
 
+    def free_bytes(self, path: Path) -> int:
+        return self.call("free_bytes", path, lambda: FREE_BYTES)
+
     def inode(self, path: Path) -> int:
         return self.call("inode", path, lambda: self._disk.number(path))
 
@@ -330,6 +334,14 @@ class SimFile:
                 self._file.write(size, None)
 
         self._storage.call("truncate", self._path, act)
+
+    def allocate(self, size: int) -> None:
+        def act() -> None:
+            have = len(self._file.now)
+            if size > have:
+                self._file.write(have, bytes(size - have))
+
+        self._storage.call("allocate", self._path, act)
 
     def close(self) -> None:
         return

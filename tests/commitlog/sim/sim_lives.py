@@ -35,7 +35,7 @@ from tests.commitlog.sim.sim_model import SPINE, Append, Model, WrongError, chec
 LIVES = 4
 MAX_OPENS = 6  # recovery may die or fail that often in a row before the disk is left in peace
 FAULTS = (errno.EIO, errno.ENOSPC)
-CAN_BE_FULL = frozenset({"write", "create", "make_dir", "rename"})
+CAN_BE_FULL = frozenset({"write", "create", "make_dir", "rename", "allocate"})
 TOPICS = {"spine": 2, "other": 3, "late": 1}
 
 
@@ -108,6 +108,7 @@ class Outcome:
     windows: int = 0
     checkpoints: int = 0
     replayed: int = 0
+    refused: int = 0
 
 
 class Simulation:
@@ -328,7 +329,12 @@ class Simulation:
             for (topic, partition), value in one.records
         ]
         changes = [TableChange(table="state", key=key, value=value) for key, value in one.rows]
+        refused = log.full
+        if refused:  # before anything of it is taken: from now on it must never be there
+            del self.model.appends[one.serial]
+            self.outcome.refused += 1
         one.positions = await log.append(records, changes)
+        hold(not refused, "a log on a full disk takes no readings", one.serial)
         one.acked = True
 
     async def _listen(self, log: EmbeddedLog) -> None:
@@ -382,6 +388,7 @@ def some_settings(rng: random.Random) -> LogSettings:
             "flush_interval_ms": rng.choice((1, 20, 100)),
             "flush_bytes": rng.choice((200, 2_000)),
             "max_topics": 4,
+            "reserve_bytes": 2_000,
         }
     )
 

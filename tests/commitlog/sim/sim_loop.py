@@ -9,6 +9,7 @@ while anything can run, and jumps to the next timer or the end of the next delay
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -94,9 +95,9 @@ class SimLatch:
     def clear(self) -> None:
         self.is_set = False
 
-    def wait(self) -> bool:
-        self._threads.block(self)
-        return True
+    def wait(self, timeout: float | None = None, /) -> bool:
+        self._threads.block(self, timeout)
+        return self.is_set
 
 
 class SimWorker:
@@ -112,6 +113,7 @@ class SimWorker:
         self.greenlet: greenlet = greenlet(self._run)
         self.wake_s = 0.0
         self.blocked_on: SimLatch | None = None
+        self.blocked_until_s = math.inf
         self.idle = True
 
     def submit(self, work: Callable[[], T], done: Callable[[T], None] | None = None) -> None:
@@ -128,10 +130,12 @@ class SimWorker:
 
     def can_run(self) -> bool:
         """Whether a switch to it would get somewhere now."""
-        if self._ended or self.wake_s > self._loop.now_s:
+        if self._ended:
             return False
         if self.blocked_on is not None:
-            return self.blocked_on.is_set
+            return self.blocked_on.is_set or (self.blocked_until_s <= self._loop.now_s)
+        if self.wake_s > self._loop.now_s:
+            return False
         return bool(self._work) or self._closing or not self.idle
 
     def _run(self) -> None:
@@ -196,14 +200,15 @@ class SimThreads:
             worker.wake_s = self._loop.now_s + delay_s
             self.leave()
 
-    def block(self, latch: SimLatch) -> None:
-        """In a worker: nothing more until the latch is set."""
+    def block(self, latch: SimLatch, timeout_s: float | None = None) -> None:
+        """In a worker: nothing more until the latch is set, or the time is over."""
         worker = self._current()
         assert worker is not None, "the event loop must not block"
         if not latch.is_set:
             worker.blocked_on = latch
+            worker.blocked_until_s = math.inf if timeout_s is None else self._loop.now_s + timeout_s
             self.leave()
-            worker.blocked_on = None
+            worker.blocked_on, worker.blocked_until_s = None, math.inf
 
     def leave(self) -> None:
         """From a worker back to the loop."""
@@ -229,7 +234,9 @@ class SimThreads:
 
     def next_wake_s(self) -> float | None:
         """When the first delay of a worker is over."""
-        times = [worker.wake_s for worker in self._workers if worker.wake_s > self._loop.now_s and not worker.idle]
+        times = [worker.wake_s for worker in self._workers if not worker.idle and worker.blocked_on is None]
+        times += [worker.blocked_until_s for worker in self._workers if worker.blocked_until_s < math.inf]
+        times = [wake_s for wake_s in times if wake_s > self._loop.now_s]
         return min(times, default=None)
 
     def discard(self) -> None:

@@ -146,11 +146,11 @@ class GroupCommit:
         self._overdue = False
         asked, self._asked = self._asked, Durability.OS
         commit = self._take(asked)
-        commit.durability = self._late.permit(commit.durability, commit.records)
         commit.waiters, self._waiters = self._waiters, []
         commit.first_at_s = self._first_at_s
         self._pending_records = self._pending_bytes = 0
-        if commit.batches or commit.changes:
+        if commit.batches or commit.changes:  # an empty one asks for no level, and must not be taken for a weak one
+            commit.durability = self._late.permit(commit.durability, commit.records)
             self._flying = commit
             self._thread.submit(lambda: self._write(commit), self._back)
         else:

@@ -111,10 +111,10 @@ def place(batch: bytearray, base_offset: int, leader_epoch: int) -> None:
     _LEADER_EPOCH.pack_into(batch, LENGTH_ENDS_AT, leader_epoch)
 
 
-def records_of(batch: bytes, header: BatchHeader) -> Iterator[Record]:
+def records_of(batch: bytes, header: BatchHeader) -> list[Record]:
     """The records of one whole batch, offsets and all. Raises CorruptBatchError."""
     try:
-        yield from DefaultRecordBatch(_uncompressed(batch, header))
+        return list(DefaultRecordBatch(_uncompressed(batch, header)))
     except CorruptBatchError:
         raise
     except Exception as error:
@@ -156,7 +156,7 @@ class RawBatch:
         attributes = self.header.attributes & ~CODEC_MASK
         return RawBatch(replace(self.header, size_bytes=len(plain), attributes=attributes), plain)
 
-    def records(self) -> Iterator[Record]:
+    def records(self) -> list[Record]:
         """See `records_of`."""
         return records_of(self.data, self.header)
 

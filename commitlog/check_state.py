@@ -150,8 +150,10 @@ class StateCheck:
         named = checkpoint.tables if checkpoint is not None else newest_snapshots(self._storage, tables_dir)
         windows: dict[str, Any] = {}
         for table, name in named.items():
+            wanted = checkpoint.table_bytes.get(table, 0) if checkpoint is not None else 0
             try:
-                rows = {key: unpack(value) for key, value in read_snapshot(self._storage, tables_dir / name).items()}
+                packed = read_snapshot(self._storage, tables_dir / name, at_least_bytes=wanted)
+                rows = {key: unpack(value) for key, value in packed.items()}
             except FileNotFoundError:
                 self._find("table", f"the snapshot of table {table!r} is missing", f"{TABLES_DIR}/{name}")
                 continue

@@ -150,7 +150,7 @@ class GroupCommit:
         commit.waiters, self._waiters = self._waiters, []
         commit.first_at_s = self._first_at_s
         self._pending_records = self._pending_bytes = 0
-        if commit.batches or commit.changes:  # an empty one has no level that anybody asked for
+        if commit.batches or commit.changes:  # an empty one asks for no level, and must not be taken for a weak one
             commit.durability = self._late.permit(commit.durability, commit.records)
             self._flying = commit
             self._thread.submit(lambda: self._write(commit), self._back)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from commitlog.base import ClosedWindow, Gap, Record, Slice, TopicInfo, Watermark, WriterState
-from commitlog.batch import BatchHeader, RawBatch, check_crc
+from commitlog.batch import BatchHeader, CorruptBatchError, RawBatch, check_crc
 from commitlog.doorbell import DoorbellWaiter
 from commitlog.gaps import DAMAGED, EXPIRED, MISSING
 from commitlog.index import entry_before_time, offset_entries, time_entries
@@ -26,9 +26,10 @@ from commitlog.storage import LOG_DIR, RUN_DIR, Storage, StorageFile, SystemStor
 from commitlog.watermarks import WatermarkMap
 from commitlog.window_list import WindowList
 from core.clock import Clock, SystemClock
+from core.collector import collector_paused
 from core.errors import NotFoundError
 
-_PLAIN_PER_ROOM: Final = 16  # stored sizes bound a slice; one from outside may unfold to a thousand times as much
+_PLAIN_PER_ROOM: Final = 4  # a slice is bounded by what its records take in memory, too: about four times max_bytes
 _SNAPSHOT_TRIES: Final = 5  # a checkpoint may replace a snapshot between reading its name and opening it
 
 
@@ -74,6 +75,10 @@ class FileLogReader:
 
     def read(self, topic: str, partition: int, offset: int, *, max_bytes: int = 1 << 20) -> Slice:
         """See `LogReader.read`."""
+        with collector_paused():
+            return self._read(topic, partition, offset, max_bytes)
+
+    def _read(self, topic: str, partition: int, offset: int, max_bytes: int) -> Slice:
         mark = self._watermark(topic, partition)
         gaps: list[Gap] = []
         if offset < mark.start:
@@ -88,14 +93,22 @@ class FileLogReader:
                 if known < mark.high and (reason := self._nothing_follows(topic, partition)):
                     gaps.append(Gap(first=known, next=mark.high, reason=reason))
                 break
-            plain = batch.uncompressed()
-            found = [r for r in plain.records() if offset <= r.offset < mark.high]
-            known = gaps[-1].next if gaps else offset
-            if found and found[0].offset > max(offset, known):
-                gaps.append(Gap(first=max(offset, known), next=found[0].offset, reason=MISSING))
+            header = batch.header
+            known = max(offset, gaps[-1].next if gaps else offset)
+            following = min(header.last_offset + 1, mark.high)
+            try:
+                plain = batch.uncompressed()
+                found = _records_between(plain, offset, mark.high)
+            except CorruptBatchError:  # the CRC is right: whoever made it wrote what cannot be read
+                gaps.append(Gap(first=known, next=following, reason=DAMAGED))
+                room -= header.size_bytes
+                offset = following
+                continue
+            if found and found[0].offset > known:
+                gaps.append(Gap(first=known, next=found[0].offset, reason=MISSING))
             records.extend(found)
-            offset = min(batch.header.last_offset + 1, mark.high)
-            room -= max(batch.header.size_bytes, plain.header.size_bytes // _PLAIN_PER_ROOM)
+            offset = following
+            room -= max(header.size_bytes, plain.header.size_bytes // _PLAIN_PER_ROOM)
         if gaps and gaps[-1].next > offset:
             offset = gaps[-1].next
         return Slice(records=records, next_offset=offset, gaps=self._explained(topic, partition, gaps))
@@ -189,14 +202,14 @@ class FileLogReader:
             if header.base_offset >= high:  # not published yet; or, where a segment follows, a wrong offset
                 cursor = self._following(topic, partition, cursor, offset, gaps)
                 continue
+            if not check_crc(data, header):  # then nothing that its header says is to be believed
+                if not self._skip_damage(cursor, offset, high, gaps):
+                    cursor = self._following(topic, partition, cursor, offset, gaps)
+                continue
             cursor.position += header.size_bytes
             cursor.offset, cursor.exact = header.last_offset + 1, True
-            if header.last_offset < offset:
-                continue
-            if check_crc(data, header):
+            if header.last_offset >= offset:
                 return RawBatch(header, data)
-            gaps.append(Gap(first=max(offset, header.base_offset), next=header.last_offset + 1, reason=DAMAGED))
-            offset = header.last_offset + 1
         return None
 
     def _time_entry_holds(self, topic: str, partition: int, offset: int, time_ms: int, high: int) -> bool:
@@ -296,3 +309,11 @@ class FileLogReader:
             return read_whole(self._storage, segment_path(directory, base, suffix))
         except FileNotFoundError:
             return b""
+
+
+def _records_between(batch: RawBatch, offset: int, high: int) -> list[Record]:
+    """The records of a batch that are asked for; mostly all. Raises CorruptBatchError."""
+    records = batch.records()
+    if batch.header.base_offset >= offset and batch.header.last_offset < high:
+        return records
+    return [record for record in records if offset <= record.offset < high]

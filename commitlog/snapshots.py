@@ -7,7 +7,7 @@ have outgrown the table, it is written whole into a new file.
 
 A block holds only what is durable in the journal, so one that a crash left behind the last checkpoint, whole or torn,
 does no harm: the replay sets the same rows again, and reading ends at the first block that is not whole. The checkpoint
-says how far there have to be whole ones. A file of
+says how far there have to be whole ones; what is appended next goes there, over whatever a crash left behind. A file of
 `HRTABLE1` is the CRC and one table, without increments.
 """
 

@@ -124,9 +124,16 @@ class CommittedTables:
         return {name: {key: _decode(value) for key, value in rows.items()} for name, rows in self._tables.items()}
 
 
-def read_snapshot(storage: Storage, path: Path) -> Mapping[str, bytes]:
-    """The packed rows of one snapshot file. Raises SnapshotError for a damaged one, OSError for an absent one."""
-    return _read(storage, path)[0]
+def read_snapshot(storage: Storage, path: Path, *, at_least_bytes: int = 0) -> Mapping[str, bytes]:
+    """The packed rows of one snapshot file.
+
+    Raises SnapshotError for one that is damaged, or whole for less than the bytes that a checkpoint counts on, OSError
+    for an absent one.
+    """
+    rows, file = _read(storage, path)
+    if file.end < at_least_bytes:
+        raise SnapshotError(f"{path.name} is whole up to byte {file.end} of {at_least_bytes}")
+    return rows
 
 
 def _read(storage: Storage, path: Path) -> tuple[dict[str, bytes], SnapshotFile]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import random
 from collections.abc import Iterator
@@ -134,7 +133,7 @@ def test_a_batch_whose_base_offset_fell_to_a_torn_write_is_taken_from_the_journa
     assert bytes(box.disk.content(path)[synced : synced + 8]) == (1).to_bytes(8, "big")
 
 
-def test_a_base_offset_that_fits_behind_a_gap_is_not_believed_where_the_journal_has_what_belongs_there(box: Box) -> None:
+def test_a_base_offset_behind_a_gap_is_not_believed_where_the_journal_fills_the_gap(box: Box) -> None:
     with box.process() as (log, loop):
         loop.run_until_complete(append(log, 1))
         loop.run_until_complete(log.close())
@@ -190,21 +189,6 @@ def test_everything_that_a_weaker_level_left_unsynced_is_made_durable_before_it_
     box.disk.power_cut(Loss.ALL, RNG)
     again = box.recover()
     assert (again.report.records_replayed, again.tables.decoded()) == (3, {})
-
-
-def test_a_commit_of_nothing_does_not_count_as_a_weaker_one(box: Box) -> None:
-    async def roll_twice(log: EmbeddedLog) -> None:
-        await append(log, 1)
-        waiting = [asyncio.ensure_future(append(log, 2)), asyncio.ensure_future(log.roll("t", "test"))]
-        await asyncio.sleep(0)
-        await asyncio.gather(*waiting, log.roll("t", "test"), log.roll("t", "test"))
-
-    with box.process() as (log, loop):
-        loop.run_until_complete(roll_twice(log))
-        while loop.threads.run_one():
-            pass
-    recovered = box.recover()
-    assert (recovered.files[0].next_offset, recovered.report.cuts) == (2, [])
 
 
 def test_a_window_is_seen_only_with_its_records(box: Box) -> None:

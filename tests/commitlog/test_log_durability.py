@@ -25,6 +25,7 @@ from commitlog.segment import base_offsets
 from commitlog.settings import LogSettings
 from commitlog.storage import LOG_DIR
 from core.errors import UnavailableError
+from tests.commitlog.batch_support import client_batch
 from tests.commitlog.commitlog_disk import DiskStoppedError, MemoryDisk
 from tests.commitlog.log_support import RecordingWaiter, log_settings, open_log, opened, record
 from tests.conftest import wait_until_async
@@ -238,6 +239,25 @@ async def test_changes_of_tables_and_rolls_sync_at_every_level(tmp_path: Path) -
         with closing(FileLogReader(tmp_path, storage=disk)) as reader:
             assert [window.offsets for window in reader.windows("telemetry")] == [{0: (0, 2)}]
             assert [r.offset for r in reader.read("telemetry", 0, 0).records] == [0, 1]
+
+
+async def test_an_empty_commit_is_not_one_below_fsync(tmp_path: Path) -> None:
+    """A roll that finds nothing and a batch that is there already commit nothing, so no offsets may be lost."""
+    disk = MemoryDisk()
+    log = await open_log(tmp_path, storage=disk, settings=log_settings(durability="fsync", **LATE))
+    await log.create_topic("telemetry", 1)
+    batch = client_batch([b"v"], producer=(7, 0, 0))
+    assert (await log.append_batch("telemetry", 0, batch)).offset == 0
+    assert await log.roll("telemetry", "test") is not None
+    assert await log.roll("telemetry", "test") is None
+    assert (await log.append_batch("telemetry", 0, batch)).offset == 0
+    await log._segment_thread.run(lambda: None)  # behind whatever either of them has handed to it
+    assert not _noted(disk, tmp_path)
+    disk.stop_at = disk.calls
+    await log.close()
+    disk.revive()
+    async with opened(tmp_path, storage=disk) as log:
+        assert (await log.append([record("telemetry", "d", "next")]))[0].offset == 1
 
 
 async def test_a_killed_process_loses_nothing(tmp_path: Path) -> None:

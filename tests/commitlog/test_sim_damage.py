@@ -182,7 +182,6 @@ def test_a_file_cut_anywhere(template: Template, where: str) -> None:
     assert troubles(built, truncations(built, kept_elsewhere=where == "both")) == {}
 
 
-@pytest.mark.xfail(strict=True, reason="readers believe a damaged header where its batch ends")
 def test_any_bit_of_a_segment_that_is_closed_in_order(template: Template) -> None:
     built = build(template, "segment")
     assert troubles(built, flips(built, MIDDLE, (*REST, EPOCH), kept_elsewhere=False)) == {}
@@ -203,7 +202,6 @@ def test_any_bit_of_a_base_offset_in_a_segment_that_the_journal_has_too(template
     assert troubles(built, flips(built, MIDDLE, (BASE_OFFSET,), kept_elsewhere=True)) == {}
 
 
-@pytest.mark.xfail(strict=True, reason="readers believe a damaged header where its batch ends, here too")
 def test_any_bit_of_a_segment_without_a_checkpoint(template: Template) -> None:
     built = build(template, "segment")
     SimStorage(built.disk, random.Random(1)).remove(built.data_dir / LOG_DIR / CHECKPOINT_NAME)

@@ -236,5 +236,5 @@ def test_a_failing_disk_call_ends_the_edge_and_loses_nothing(tmp_path: Path, cal
         assert "the log has failed" in box.output
         assert "Input/output error" in box.output
         box.export_now()
-        _compare(box, FleetReport.read(report), at_least=1500)
+        _compare(box, FleetReport.read(report), at_least=1000)  # of what was awaited, a part were device events
         assert box.stop() == 0

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import commitlog.embedded
@@ -26,6 +27,7 @@ from commitlog.embedded import EmbeddedLog
 from commitlog.reader import FileLogReader
 from commitlog.settings import LogSettings
 from commitlog.storage import LOG_DIR, RUN_DIR
+from commitlog.watermarks import WatermarkWriter
 from core.errors import UnavailableError
 from tests.commitlog.log_support import Failures
 from tests.commitlog.sim.sim_disk import GO, CrashError, Fate, Loss, SimDisk, SimStorage, Stop
@@ -129,6 +131,7 @@ class Simulation:
         self._crash_in = self._fault_in = 0  # calls until then; 0: never
         self._slow = 0.0
         self._faulted = False
+        self._maps: list[WatermarkWriter] = []
 
     def run(self) -> Outcome:
         for life in range(LIVES + 1):
@@ -139,6 +142,18 @@ class Simulation:
                 self._loop.discard()
             self._die(calm=last)
         return self.outcome
+
+    def new_marks(self, *arguments: Any, **options: Any) -> WatermarkWriter:
+        """The watermark map of a process; a dead one's is unmapped by `unmap`, as the kernel would."""
+        marks = WatermarkWriter(*arguments, **options)
+        self._maps.append(marks)
+        return marks
+
+    def unmap(self) -> None:
+        """Take the maps of processes that are gone."""
+        for marks in self._maps:
+            marks._map.close()
+        self._maps.clear()
 
     # -- the gate of the log's own process
 
@@ -191,6 +206,7 @@ class Simulation:
 
     def _new_process(self, *, peaceful: bool) -> None:
         self._loop.discard()
+        self.unmap()
         self._loop = SimLoop(self.rng, self._loop.now_s + 1)
         self.clock.loop = self._loop
         self.bell = SimBell()
@@ -402,8 +418,12 @@ def simulated(simulation: Simulation) -> Iterator[None]:
         patch.object(secrets, "token_bytes", rng.randbytes),
         patch.object(secrets, "randbits", rng.getrandbits),
         patch.object(commitlog.embedded, "Doorbell", lambda _run_dir: simulation.bell),
+        patch.object(commitlog.embedded, "WatermarkWriter", simulation.new_marks),
     ):
-        yield
+        try:
+            yield
+        finally:
+            simulation.unmap()
 
 
 def run_seed(seed: int, data_dir: Path, breakage: Breakage | None = None) -> Outcome:

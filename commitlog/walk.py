@@ -1,8 +1,9 @@
 """Walking a segment from batch to batch, through damage.
 
 What does not start a whole batch with the right CRC and an offset that may stand there is damage; the walk goes on at
-the next whole batch behind it. Recovery and the index rebuilding walk with this one function,
-so that they agree on what is damaged and on the offsets that are lost with it.
+the next whole batch behind it. Recovery and the index rebuilding walk with this one function, so that they agree on
+what is damaged and on the offsets that are lost with it. `log check` has a walk of its own (`check_walk`), to be
+a second opinion.
 """
 
 from __future__ import annotations

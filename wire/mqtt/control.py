@@ -1,4 +1,4 @@
-"""Every packet but PUBLISH, as the server takes them: the state machine of one connection.
+"""Every packet but PUBLISH and plain PUBACKs, as the server takes them: the state machine of one connection.
 
 A connection is in one of the states of `State`. `_HANDLERS` says which packet types each state takes and what they
 do; a type that is not there is a protocol error, whose clause `_FORBIDDEN` names. `_handler_for` needs the first byte
@@ -8,30 +8,40 @@ alone, so a stream can be refused before its packet is complete.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final, NoReturn
+from typing import Final, NoReturn, TypeVar
 
-from wire.mqtt.decode import (
-    check_flags,
-    decode_empty,
-    decode_packet_id,
-    decode_publish,
-    decode_subscribe,
-    decode_unsubscribe,
-)
+from wire.mqtt.clauses import LEVEL_3_1_1, LEVEL_5
+from wire.mqtt.decode import DECODERS, check_flags, decode_publish
 from wire.mqtt.decode_connect import decode_connect
-from wire.mqtt.encode import PINGRESP, encode_acknowledgement, encode_connack, encode_suback
-from wire.mqtt.errors import NotOfferedError, ProtocolError, UnacceptableLevelError
-from wire.mqtt.events import Connected, Disconnected, Event, OnConnect, Refused, State, SubscriptionsRefused
-from wire.mqtt.packets import (
-    FLAG_QOS_2,
-    ConnAck,
-    ConnectReturnCode,
-    PacketType,
-    PubComp,
-    SubAck,
-    SubackReturnCode,
-    UnsubAck,
+from wire.mqtt.encode import PINGRESP, encode_packet
+from wire.mqtt.errors import ProtocolError, UnacceptableLevelError
+from wire.mqtt.events import (
+    Completed,
+    Connected,
+    Decisions,
+    Disconnected,
+    Event,
+    Received,
+    Refused,
+    State,
+    Subscribed,
+    Unsubscribed,
 )
+from wire.mqtt.packets import (
+    ConnAck,
+    Disconnect,
+    PubAck,
+    PubComp,
+    PubRec,
+    PubRel,
+    SubAck,
+    Subscribe,
+    UnsubAck,
+    Unsubscribe,
+)
+from wire.mqtt.reasons import PacketType, ReasonCode
+
+_P = TypeVar("_P")
 
 
 class ControlPackets:
@@ -41,20 +51,35 @@ class ControlPackets:
     packet, the end.
     """
 
-    __slots__ = ("_on_connect", "_over", "_state", "_unusual", "events", "out")
+    __slots__ = ("_decisions", "_over", "_state", "_unusual", "events", "level", "out", "pubacks", "received_ids", "released")
 
+    level: int
+    """The protocol level of the connection: 4 is 3.1.1, 5 is 5.0; 4 before CONNECT."""
     out: bytearray
-    """What to send at once for the last chunk."""
+    """Answers to the last chunk that need not wait for a commit of their own."""
     events: list[Event]
     """What else happened in the last chunk."""
+    pubacks: list[int]
+    """Packet identifiers of what was sent to the client with QoS 1 and is acknowledged in the last chunk."""
+    received_ids: set[int] | None
+    """Packet identifiers of QoS 2 publishes that were taken and not yet released [MQTT-4.3.3-2]; None: never any.
 
-    def __init__(self, on_connect: OnConnect) -> None:
-        self._on_connect = on_connect
+    They belong to the session: a shell that resumes one sets them when it accepts the CONNECT.
+    """
+    released: list[int]
+    """Those that were released in the last chunk; their PUBCOMPs are in the answers that wait for a commit."""
+
+    def __init__(self, decisions: Decisions) -> None:
+        self._decisions = decisions
         self._state = State.AWAITING_CONNECT
         self._over = False
         self._unusual = False
+        self.level = LEVEL_3_1_1
         self.out = bytearray()
         self.events = []
+        self.pubacks = []
+        self.received_ids = None
+        self.released = []
 
     @property
     def state(self) -> State:
@@ -70,6 +95,11 @@ class ControlPackets:
         self._state = state
         self._over = self._unusual = True
 
+    def _say_why(self, error: ProtocolError) -> None:
+        """5.0 tells the client before the connection closes [MQTT5-4.13.1-1]; 3.1.1 just closes [MQTT-4.8.0-1]."""
+        if self.level == LEVEL_5 and self._state is State.CONNECTED:
+            self.out += encode_packet(Disconnect(reason_code=error.reason_code), LEVEL_5)
+
     def _refuse_more(self, data: bytes) -> None:
         """Bytes behind the last packet: ignored after a refusal [MQTT-3.1.4-5], an error otherwise."""
         if data and self._state is State.DISCONNECTED:
@@ -80,75 +110,116 @@ class ControlPackets:
 
     def _handler_for(self, head: int) -> tuple[PacketType, _Handler]:
         """The type in a packet's first byte and what this state does with it; raises if that is nothing."""
-        packet_type = check_flags(head)
+        packet_type = check_flags(head, self.level)
         handler = _HANDLERS[self._state].get(packet_type)
         if handler is None:
             clause, what = _FORBIDDEN.get((self._state, packet_type), _FORBIDDEN_OTHERWISE[self._state])
             raise ProtocolError(clause, f"{what} ({packet_type.name})", offset=0)
-        if packet_type is PacketType.PUBLISH and head & FLAG_QOS_2:
-            raise NotOfferedError(
-                "MQTT-4.3.3", "QoS 2 is not offered", offset=0, mend="let the client publish with QoS 1"
-            )
         return packet_type, handler
 
     def _control(self, packet: bytes, body: int) -> None:
-        self._unusual = True  # whatever comes of it: `out`, an event, the end
+        self._unusual = True  # whatever comes of it: an answer, an event, the end
         _, handler = self._handler_for(packet[0])
         handler(self, packet, body)
 
     def _refuse_publish(self, packet: bytes, body: int) -> NoReturn:
         """Raise what is wrong with a PUBLISH that the loop found not to fit."""
-        publish = decode_publish(packet, body)
+        publish = decode_publish(packet, body, self.level)
         raise AssertionError(f"the loop and the decoder disagree about {publish}")
+
+    # -- CONNECT and DISCONNECT
 
     def _on_connect_packet(self, packet: bytes, body: int) -> None:
         try:
             connect = decode_connect(packet, body)
         except UnacceptableLevelError as error:
-            self._refuse(ConnectReturnCode.UNACCEPTABLE_PROTOCOL_LEVEL, str(error))  # [MQTT-3.1.2-2]
+            self.level = error.answer_level
+            self._refuse(error.reason_code, str(error))  # [MQTT-3.1.2-2] [MQTT5-3.1.2-2]
             return
-        if not connect.client_id and not connect.clean_session:
+        self.level = connect.protocol_level
+        if self.level == LEVEL_3_1_1 and not connect.client_id and not connect.clean_session:
             what = "[MQTT-3.1.3-7] an empty client identifier without clean session"
-            self._refuse(ConnectReturnCode.IDENTIFIER_REJECTED, what)  # [MQTT-3.1.3-8]
+            self._refuse(ReasonCode.CLIENT_IDENTIFIER_NOT_VALID, what)  # [MQTT-3.1.3-8]
             return
-        connack = self._on_connect(connect)
-        if connack.return_code is not ConnectReturnCode.ACCEPTED:
-            self._refuse(connack.return_code, "refused by the server")
+        connack = self._decisions.connect(connect)
+        if connack.reason_code.failed:
+            self._refuse(connack.reason_code, connack.properties.reason_string or "refused by the server", connack)
             return
-        self.out += encode_connack(connack)  # [MQTT-3.1.4-4]
-        self.events.append(Connected(connect=connect))
+        self.out += encode_packet(connack, self.level)  # [MQTT-3.1.4-4] [MQTT5-3.1.4-5]
+        self.events.append(Connected(connect=connect, connack=connack))
         self._state = State.CONNECTED
+        self._accepted(connack)
 
-    def _refuse(self, return_code: ConnectReturnCode, what: str) -> None:
-        self.out += encode_connack(ConnAck(return_code=return_code))
-        self.events.append(Refused(return_code=return_code, what=what))
+    def _accepted(self, connack: ConnAck) -> None:
+        """The connection is open on these terms."""
+        raise NotImplementedError
+
+    def _refuse(self, reason_code: ReasonCode, what: str, connack: ConnAck | None = None) -> None:
+        self.out += encode_packet(connack or ConnAck(reason_code=reason_code), self.level)
+        self.events.append(Refused(reason_code=reason_code, what=what))
         self._end(State.REFUSED)
 
-    def _on_subscribe(self, packet: bytes, body: int) -> None:
-        subscribe = decode_subscribe(packet, body)
-        failures = (SubackReturnCode.FAILURE,) * len(subscribe.subscriptions)
-        self.out += encode_suback(SubAck(packet_id=subscribe.packet_id, return_codes=failures))  # [MQTT-3.8.4-1]
-        self.events.append(SubscriptionsRefused(subscribe=subscribe))
-
-    def _on_unsubscribe(self, packet: bytes, body: int) -> None:
-        unsubscribe = decode_unsubscribe(packet, body)
-        self.out += encode_acknowledgement(UnsubAck(packet_id=unsubscribe.packet_id))  # [MQTT-3.10.4-5]
-
-    def _on_unasked_acknowledgement(self, packet: bytes, body: int) -> None:
-        decode_packet_id(packet, body)  # left over from another server's session: nothing waits for it here
-
-    def _on_pubrel(self, packet: bytes, body: int) -> None:
-        # Left over from another server's session; the answer lets the client forget it [MQTT-4.3.3-2].
-        self.out += encode_acknowledgement(PubComp(packet_id=decode_packet_id(packet, body)))
+    def _on_disconnect(self, packet: bytes, body: int) -> None:
+        disconnect = self._decoded(Disconnect, packet, body)
+        self.events.append(Disconnected(disconnect=disconnect))
+        self._end(State.DISCONNECTED)
 
     def _on_pingreq(self, packet: bytes, body: int) -> None:
-        decode_empty(packet, body)
-        self.out += PINGRESP  # [MQTT-3.12.4-1]
+        DECODERS[PacketType.PINGREQ](packet, body, self.level)
+        self.out += PINGRESP  # [MQTT-3.12.4-1] [MQTT5-3.12.4-1]
 
-    def _on_disconnect(self, packet: bytes, body: int) -> None:
-        decode_empty(packet, body)
-        self.events.append(Disconnected())
-        self._end(State.DISCONNECTED)
+    # -- subscriptions
+
+    def _on_subscribe(self, packet: bytes, body: int) -> None:
+        subscribe = self._decoded(Subscribe, packet, body)
+        reasons = tuple(self._decisions.subscribe(subscribe))
+        # One reason per filter, in their order [MQTT-3.8.4-1] [MQTT-3.8.4-5] [MQTT5-3.8.4-6].
+        self.out += encode_packet(SubAck(packet_id=subscribe.packet_id, reason_codes=reasons), self.level)
+        self.events.append(Subscribed(subscribe=subscribe, reason_codes=reasons))
+
+    def _on_unsubscribe(self, packet: bytes, body: int) -> None:
+        unsubscribe = self._decoded(Unsubscribe, packet, body)
+        reasons = tuple(self._decisions.unsubscribe(unsubscribe)) if self.level == LEVEL_5 else ()
+        if self.level != LEVEL_5:
+            self._decisions.unsubscribe(unsubscribe)
+        # Also where nothing matched [MQTT-3.10.4-5] [MQTT5-3.11.3-1].
+        self.out += encode_packet(UnsubAck(packet_id=unsubscribe.packet_id, reason_codes=reasons), self.level)
+        self.events.append(Unsubscribed(unsubscribe=unsubscribe))
+
+    # -- what was sent to the client
+
+    def _on_puback(self, packet: bytes, body: int) -> None:
+        self.pubacks.append(self._decoded(PubAck, packet, body).packet_id)  # with any reason the delivery is over
+
+    def _on_pubrec(self, packet: bytes, body: int) -> None:
+        pubrec = self._decoded(PubRec, packet, body)
+        self.events.append(Received(packet_id=pubrec.packet_id, reason_code=pubrec.reason_code))
+
+    def _on_pubcomp(self, packet: bytes, body: int) -> None:
+        self.events.append(Completed(packet_id=self._decoded(PubComp, packet, body).packet_id))
+
+    # -- QoS 2 from the client, its second half
+
+    def _on_pubrel(self, packet: bytes, body: int) -> None:
+        packet_id = self._decoded(PubRel, packet, body).packet_id
+        ids = self.received_ids
+        reason = ReasonCode.SUCCESS
+        if ids is not None and packet_id in ids:
+            ids.discard(packet_id)
+            self.released.append(packet_id)
+        elif self.level == LEVEL_5:
+            reason = ReasonCode.PACKET_IDENTIFIER_NOT_FOUND
+        # Answered even if it is unknown: the client then forgets it [MQTT-4.3.3-2] [MQTT5-4.3.3-11].
+        self._answer_late(encode_packet(PubComp(packet_id=packet_id, reason_code=reason), self.level))
+
+    def _answer_late(self, answer: bytes) -> None:
+        """Send an answer once what this chunk did is committed."""
+        raise NotImplementedError
+
+    def _decoded(self, kind: type[_P], packet: bytes, body: int) -> _P:
+        value = DECODERS[check_flags(packet[0], self.level)](packet, body, self.level)
+        assert isinstance(value, kind)  # the table of handlers and that of decoders are keyed by the same type
+        return value
 
 
 _Handler = Callable[[ControlPackets, bytes, int], None]
@@ -157,17 +228,20 @@ _HANDLERS: Final[Mapping[State, Mapping[PacketType, _Handler]]] = {
     State.AWAITING_CONNECT: {PacketType.CONNECT: ControlPackets._on_connect_packet},
     State.CONNECTED: {
         PacketType.PUBLISH: ControlPackets._refuse_publish,
-        PacketType.PUBACK: ControlPackets._on_unasked_acknowledgement,
-        PacketType.PUBREC: ControlPackets._on_unasked_acknowledgement,
+        PacketType.PUBACK: ControlPackets._on_puback,
+        PacketType.PUBREC: ControlPackets._on_pubrec,
         PacketType.PUBREL: ControlPackets._on_pubrel,
-        PacketType.PUBCOMP: ControlPackets._on_unasked_acknowledgement,
+        PacketType.PUBCOMP: ControlPackets._on_pubcomp,
         PacketType.SUBSCRIBE: ControlPackets._on_subscribe,
         PacketType.UNSUBSCRIBE: ControlPackets._on_unsubscribe,
         PacketType.PINGREQ: ControlPackets._on_pingreq,
         PacketType.DISCONNECT: ControlPackets._on_disconnect,
     },
 }
-_FORBIDDEN: Final = {(State.CONNECTED, PacketType.CONNECT): ("MQTT-3.1.0-2", "a second CONNECT")}
+_FORBIDDEN: Final = {
+    (State.CONNECTED, PacketType.CONNECT): ("MQTT-3.1.0-2", "a second CONNECT"),
+    (State.CONNECTED, PacketType.AUTH): ("MQTT5-4.12.0-1", "no authentication method was agreed upon"),
+}
 _FORBIDDEN_OTHERWISE: Final = {
     State.AWAITING_CONNECT: ("MQTT-3.1.0-1", "the first packet is not a CONNECT"),
     State.CONNECTED: ("MQTT-2.2.1", "a packet that only a server may send"),

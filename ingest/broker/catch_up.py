@@ -1,0 +1,200 @@
+"""A subscriber that is behind is served from the log.
+
+Its queue says which records it has still to get (`ingest.broker.queue`). Those committed a moment ago may be in
+`Recent`; the others are read from segments, in a thread, one slice of one partition at a time, and taken out of it on
+the loop for at most `SLICE_S` before others have their turn. A subscriber that takes nothing costs nothing: reading
+goes on when its connection and its receive maximum have room again.
+
+How many sessions hold slices at once is bounded; the others wait in line, and one that has had its turn stands at the
+end of it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from time import monotonic
+from typing import Final
+
+from commitlog.base import LogReader, Record, Slice
+from core.errors import HeadraceError
+from core.threads import Worker
+from ingest.broker.session import MqttSession
+
+SLICE_S: Final = 0.002  # of the loop's time at a stretch: everybody's acknowledgements wait that long at most
+MAX_READING: Final = 16  # sessions that hold slices at once, some 2 MB each with eight partitions
+_SLICE_BYTES: Final = 64 << 10  # as stored; about one batch
+_TURN_ITEMS: Final = 20_000  # after so many messages a session lets others have its slices
+_NOT_YET_S: Final = 0.02  # a record may be in its segment only at the next flush
+
+
+class GoneError(HeadraceError):
+    """A record that a session should get is not in the log any more. `expired`: the log no longer goes back so far."""
+
+    code = "mqtt.gone"
+
+    def __init__(self, what: str, *, expired: bool) -> None:
+        super().__init__(what)
+        self.expired = expired
+
+
+@dataclass(slots=True)
+class _Cursor:
+    """A slice of one partition on its way through: records before `next` have been passed."""
+
+    records: Iterator[Record]
+    ahead: Record | None
+    next_offset: int
+
+
+class CatchUp:
+    """Reads for all sessions that are behind. Used on the event loop, but for `_read`."""
+
+    def __init__(self, worker: Worker, open_reader: Callable[[], LogReader]) -> None:
+        """`open_reader` is called in the worker's thread, once."""
+        self._worker = worker
+        self._open_reader = open_reader
+        self._reader: LogReader | None = None
+        self._loop = asyncio.get_running_loop()
+        self._cursors: dict[MqttSession, dict[tuple[str, int], _Cursor]] = {}
+        self._resume: dict[MqttSession, Callable[[MqttSession], None]] = {}
+        self._waiting: deque[MqttSession] = deque()
+        self._taken: dict[MqttSession, int] = {}
+        self.slices = 0
+
+    def record(
+        self, session: MqttSession, topic: str, partition: int, offset: int, resume: Callable[[MqttSession], None]
+    ) -> Record | None:
+        """The record at that place, or None: then `resume(session)` is called when it is worth asking again.
+
+        To be asked for the records of a session in the order of its queue. Raises GoneError.
+        """
+        cursors = self._cursors.get(session)
+        if cursors is None:
+            if len(self._cursors) >= MAX_READING:
+                self._wait(session, resume)
+                return None
+            cursors = self._cursors[session] = {}
+            self._taken[session] = 0
+        elif self._taken[session] >= _TURN_ITEMS and self._waiting:
+            self.leave(session)
+            self._wait(session, resume)
+            return None
+        cursor = cursors.get((topic, partition))
+        if cursor is not None:
+            found = _advance(cursor, offset)
+            if found is not None:
+                self._taken[session] += 1
+                return found
+            if offset < cursor.next_offset:
+                raise GoneError(f"offset {offset} of {topic}-{partition} is missing", expired=False)
+        self._request(session, topic, partition, offset, resume)
+        return None
+
+    def leave(self, session: MqttSession) -> None:
+        """The session has caught up, or its connection is gone."""
+        self._resume.pop(session, None)
+        self._taken.pop(session, None)
+        if self._cursors.pop(session, None) is not None:
+            self._next_in_line()
+
+    async def close(self) -> None:
+        """Read nothing more."""
+        self._cursors.clear()
+        self._waiting.clear()
+        self._resume.clear()
+        await self._worker.run(self._close_reader)
+        await self._worker.close()
+
+    # -- in the loop
+
+    def _wait(self, session: MqttSession, resume: Callable[[MqttSession], None]) -> None:
+        if session not in self._resume:
+            self._resume[session] = resume
+            self._waiting.append(session)
+
+    def _next_in_line(self) -> None:
+        while self._waiting:
+            session = self._waiting.popleft()
+            resume = self._resume.pop(session, None)
+            if resume is not None:
+                self._loop.call_soon(resume, session)
+                return
+
+    def _request(
+        self, session: MqttSession, topic: str, partition: int, offset: int, resume: Callable[[MqttSession], None]
+    ) -> None:
+        if session in self._resume:
+            return  # one read of a session at a time
+        self._resume[session] = resume
+        self._worker.submit(
+            lambda: self._read(topic, partition, offset),
+            lambda result: self._arrived(session, topic, partition, offset, result),
+        )
+
+    def _arrived(
+        self, session: MqttSession, topic: str, partition: int, offset: int, result: Slice | OSError | HeadraceError
+    ) -> None:
+        resume = self._resume.pop(session, None)
+        cursors = self._cursors.get(session)
+        if resume is None or cursors is None:
+            return  # it has left meanwhile
+        if isinstance(result, Slice):
+            self.slices += 1
+            if result.next_offset > offset:
+                cursors[topic, partition] = _Cursor(iter(result.records), None, result.next_offset)
+                resume(session)
+                return
+        # At the end of what is readable (or the disk does not answer): the next flush brings it.
+        self._resume[session] = resume
+        self._loop.call_later(_NOT_YET_S, self._again, session)
+
+    def _again(self, session: MqttSession) -> None:
+        resume = self._resume.pop(session, None)
+        if resume is not None:
+            resume(session)
+
+    # -- in the thread
+
+    def _read(self, topic: str, partition: int, offset: int) -> Slice | OSError | HeadraceError:
+        """What is read, or what was wrong: an exception would end the thread for everybody."""
+        try:
+            if self._reader is None:
+                self._reader = self._open_reader()
+            return self._reader.read(topic, partition, offset, max_bytes=_SLICE_BYTES)
+        except (OSError, HeadraceError) as error:
+            return error
+
+    def _close_reader(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+
+
+def _advance(cursor: _Cursor, offset: int) -> Record | None:
+    """The record at an offset, if the slice has it; records before it are passed."""
+    record = cursor.ahead
+    while record is None or record.offset < offset:
+        record = next(cursor.records, None)
+        if record is None:
+            cursor.ahead = None
+            return None
+    cursor.ahead = record
+    return record if record.offset == offset else None
+
+
+class Budget:
+    """How much of the loop's time one stretch of work may still take."""
+
+    __slots__ = ("_end_s", "_steps")
+
+    def __init__(self, seconds: float = SLICE_S) -> None:
+        self._end_s = monotonic() + seconds
+        self._steps = 0
+
+    @property
+    def spent(self) -> bool:
+        """Looked at once a message; the clock is read at every sixteenth."""
+        self._steps += 1
+        return not self._steps & 15 and monotonic() > self._end_s

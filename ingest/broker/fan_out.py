@@ -1,0 +1,205 @@
+"""What was committed goes to those who subscribed to it.
+
+While a chunk is read, publications that somebody subscribed to `stage` what they append. Before the open commit is
+taken, the queues of sessions that outlive their connection write the places of their new messages as changes of state
+tables into that same commit (`prepare`); what is staged becomes one of its waiters. When it is durable, it is delivered
+from memory to everybody who keeps up, one write per connection, after the publishers' acknowledgements.
+
+Who cannot take a message now (it reads slowly, its receive maximum is reached, it is away) has only its place in the
+log, in its queue, and is served by `ingest.broker.catch_up` later. QoS 0 is not kept for anybody: it is dropped and
+counted [MQTT-4.3.1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from commitlog.base import Appender
+from ingest.broker.counters import BrokerCounters
+from ingest.broker.publication import Publication, Published, Staged
+from ingest.broker.queue import Kind, QueueFullError
+from ingest.broker.recent import Recent
+from ingest.broker.session import MqttSession
+from ingest.broker.subscriptions import Subscription, SubscriptionTree
+from wire.mqtt.events import Append
+from wire.mqtt.frame import Frame
+
+
+class FanOut:
+    """See the module. Used on the event loop only."""
+
+    def __init__(
+        self,
+        log: Appender,
+        tree: SubscriptionTree,
+        session_of: Callable[[str], MqttSession | None],
+        counters: BrokerCounters,
+        *,
+        behind: Callable[[MqttSession], None],
+        overflowed: Callable[[MqttSession], None],
+    ) -> None:
+        """`behind` is told of a connected session that has something to catch up with; `overflowed` of one whose queue
+        has no room for what it should get."""
+        self.recent: Recent[Publication] = Recent()
+        self._log = log
+        self._tree = tree
+        self._session_of = session_of
+        self._counters = counters
+        self._behind = behind
+        self._overflowed = overflowed
+        self._staged: list[Staged] = []
+        self._touched: dict[MqttSession, None] = {}
+        log.before_commit(self._prepare)
+
+    def target(self, published: Published, append: Append) -> Append:
+        """Where such publishes go: straight to `append` if nobody subscribed to them."""
+        matched = self._tree.match(published.topic)
+        if not matched.direct and not matched.shared:
+            return append
+        publication = Publication(published, append, self._staged_append, self.enqueue)
+        for match in matched.direct:
+            session = self._session_of(match.client_id)
+            if session is not None:
+                publication.deliver_to(session, match)
+        for group in matched.shared:
+            members = list(self._members(group.members))
+            if members:
+                publication.share(members)
+        return publication.put if publication.wanted else append
+
+    def _members(self, subscriptions: tuple[Subscription, ...]) -> Iterator[tuple[MqttSession, Subscription]]:
+        for subscription in subscriptions:
+            session = self._session_of(subscription.client_id)
+            if session is not None:
+                yield session, subscription
+
+    def touch(self, session: MqttSession) -> None:
+        """The queue of this session changed: its rows go into the open commit."""
+        self._touched[session] = None
+
+    def enqueue(self, session: MqttSession, kind: Kind, offset: int) -> int:
+        """Put a place into a session's queue; returns its sequence number, -1 where there is no room for it."""
+        try:
+            number = session.queue.append(kind, offset)
+        except QueueFullError:
+            self._overflowed(session)
+            return -1
+        if session.persistent:
+            self._touched[session] = None
+        return number
+
+    def _staged_append(self, staged: Staged) -> None:
+        self._staged.append(staged)
+
+    # -- commits
+
+    def _prepare(self) -> None:
+        """The open commit is about to be taken."""
+        if self._touched:
+            touched, self._touched = self._touched, {}
+            for session in touched:
+                for table, key, value in session.queue.take_changes():
+                    self._log.change(table, key, value)
+        if self._staged:
+            staged, self._staged = self._staged, []
+            self._log.join(self, staged)
+
+    def committed(self, token: Any) -> None:
+        """See `Waiter.committed`: the messages of a commit."""
+        staged: list[Staged] = token
+        for publication, offset, payload, timestamp_ms, numbers, picks in staged:
+            for session, frame in publication.once:
+                self._send_once(session, frame, payload)
+            for session, frame, kind in publication.live:
+                self._send_live(session, frame, kind, publication, offset, payload, timestamp_ms)
+            if numbers is not None:
+                for (session, frame, kind), number in zip(publication.durable, numbers, strict=True):
+                    self._send_durable(session, frame, number, publication, offset, payload, timestamp_ms)
+            if picks is not None:
+                for session, frame, picked, number_or_none in picks:
+                    if picked is None:
+                        self._send_once(session, frame, payload)
+                    elif number_or_none is None:
+                        self._send_live(session, frame, picked, publication, offset, payload, timestamp_ms)
+                    else:
+                        self._send_durable(
+                            session, frame, number_or_none, publication, offset, payload, timestamp_ms
+                        )
+
+    def failed(self, token: Any) -> None:
+        """See `Waiter.failed`: nothing that was not committed is delivered, and the process ends."""
+
+    def _send_once(self, session: MqttSession, frame: Frame, payload: bytes) -> None:
+        connection = session.connection
+        if connection is None or not connection.can_take:
+            self._counters.dropped_qos_0 += 1
+            return
+        packet = frame.packet(payload)
+        if len(packet) > connection.max_packet_bytes:
+            self._counters.dropped_too_large += 1  # [MQTT5-3.1.2-25]
+            return
+        connection.send(packet)
+        self._counters.delivered += 1
+
+    def _send_live(
+        self,
+        session: MqttSession,
+        frame: Frame,
+        kind: Kind,
+        publication: Publication,
+        offset: int,
+        payload: bytes,
+        timestamp_ms: int,
+    ) -> None:
+        """To a session that ends with its connection: its queue holds only what it could not take."""
+        connection = session.connection
+        if connection is None:
+            return
+        queue = session.queue
+        if session.keeps_up and connection.can_take:
+            number = queue.send_now(kind.qos)
+            if number is not None:
+                self._sent(session, frame, number, payload)
+                return
+        self.enqueue(session, kind, offset)
+        self._miss(session, publication, offset, payload, timestamp_ms)
+
+    def _send_durable(
+        self,
+        session: MqttSession,
+        frame: Frame,
+        number: int,
+        publication: Publication,
+        offset: int,
+        payload: bytes,
+        timestamp_ms: int,
+    ) -> None:
+        """To a session that outlives its connection: the message has its place in the queue already."""
+        connection = session.connection
+        if connection is None:
+            return
+        queue = session.queue
+        if session.keeps_up and connection.can_take and queue.sent_seq == number and queue.window_open:
+            self._sent(session, frame, queue.sent(number), payload)
+            return
+        self._miss(session, publication, offset, payload, timestamp_ms)
+
+    def _sent(self, session: MqttSession, frame: Frame, packet_id: int, payload: bytes) -> None:
+        connection = session.connection
+        assert connection is not None
+        packet = frame.packet_with_id(packet_id, payload)
+        if len(packet) > connection.max_packet_bytes:
+            self._counters.dropped_too_large += 1  # [MQTT5-3.1.2-25]: as if it had been sent and acknowledged
+            session.queue.drop(packet_id)
+            return
+        connection.send(packet)
+        self._counters.delivered += 1
+
+    def _miss(
+        self, session: MqttSession, publication: Publication, offset: int, payload: bytes, timestamp_ms: int
+    ) -> None:
+        published = publication.published
+        self.recent.add((published.log_topic, published.partition, offset), publication, payload, timestamp_ms)
+        session.keeps_up = False
+        self._behind(session)

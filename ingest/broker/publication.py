@@ -1,0 +1,191 @@
+"""One kind of publish and who gets it: made when a connection's MQTT topic is resolved, where somebody subscribes.
+
+Where nobody does, a publish goes straight to its partition and nothing here is touched. Otherwise `put` stands in the
+place of the partition's `append`: it appends, notes the record's place in the queues of sessions that outlive their
+connection, and puts one tuple on the list of what the open commit will deliver (`ingest.broker.fan_out`).
+
+A publication holds for one state of all subscriptions (`SubscriptionTree.generation`); when that changes every
+connection resolves its topics again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from commitlog.base import Header
+from ingest.broker.queue import Kind
+from ingest.broker.session import MqttSession
+from ingest.broker.subscriptions import Match, Subscription
+from wire.mqtt.clauses import LEVEL_5
+from wire.mqtt.events import Append
+from wire.mqtt.frame import Frame
+from wire.mqtt.properties import PublishProperties
+from wire.mqtt.property_codec import PUBLISH as PUBLISH_PROPERTIES
+
+Delivery = tuple[MqttSession, Frame, Kind | None]
+"""A session, the packet it gets, and what its queue notes; no kind for QoS 0, which is never queued."""
+Staged = tuple["Publication", int, bytes, int, "Sequence[int] | None", "Sequence[SharedPick] | None"]
+"""What a commit delivers: (publication, offset, payload, time received, sequence numbers in the queues of `durable`,
+whom shared subscriptions chose)."""
+SharedPick = tuple[MqttSession, Frame, "Kind | None", "int | None"]
+"""A delivery to one of a shared subscription's sessions, and its sequence number where its queue is durable."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """What a publish says besides its payload, and where its records go."""
+
+    topic: str
+    qos: int
+    retain: bool
+    properties: PublishProperties
+    log_topic: str
+    partition: int
+    client_id: str
+
+
+class SharedGroup:
+    """The sessions of one shared subscription, taking turns [MQTT5-4.8.2-3]."""
+
+    __slots__ = ("_deliveries", "_next")
+
+    def __init__(self, deliveries: Sequence[Delivery]) -> None:
+        self._deliveries = deliveries
+        self._next = 0
+
+    def pick(self) -> Delivery:
+        """Whose turn it is: the next one that can take a message now, else the next one that is connected, else any."""
+        deliveries = self._deliveries
+        count = len(deliveries)
+        best, best_rank = self._next % count, -1
+        for step in range(count):
+            index = (self._next + step) % count
+            rank = _readiness(deliveries[index][0])
+            if rank > best_rank:
+                best, best_rank = index, rank
+                if rank == _MOST_READY:
+                    break
+        self._next = best + 1
+        return deliveries[best]
+
+
+_MOST_READY: Final = 2
+
+
+def _readiness(session: MqttSession) -> int:
+    connection = session.connection
+    if connection is None:
+        return 0
+    return 2 if connection.can_take and session.keeps_up else 1
+
+
+class Publication:
+    """See the module."""
+
+    __slots__ = ("_append", "_enqueue", "_frames", "_stage", "durable", "live", "once", "published", "shared")
+
+    def __init__(
+        self,
+        published: Published,
+        append: Append,
+        stage: Callable[[Staged], None],
+        enqueue: Callable[[MqttSession, Kind, int], int],
+    ) -> None:
+        """`enqueue(session, kind, offset)` puts a place into a session's queue and returns its sequence number."""
+        self.published = published
+        self._append = append
+        self._stage = stage
+        self._enqueue = enqueue
+        self._frames: dict[tuple[int, int, bool, tuple[int, ...]], Frame] = {}
+        self.once: list[tuple[MqttSession, Frame]] = []
+        """Deliveries of QoS 0."""
+        self.live: list[tuple[MqttSession, Frame, Kind]] = []
+        """To sessions that end with their connection."""
+        self.durable: list[tuple[MqttSession, Frame, Kind]] = []
+        """To sessions that outlive it."""
+        self.shared: list[SharedGroup] = []
+
+    def deliver_to(self, session: MqttSession, match: Match) -> None:
+        """One more session gets it."""
+        if match.no_local and session.client_id == self.published.client_id:
+            return  # [MQTT5-3.8.3-3]
+        delivery = self._delivery(session, match.qos, match.retain_as_published, match.identifiers, None)
+        if delivery[2] is None:
+            self.once.append(delivery[:2])
+        elif session.persistent:
+            self.durable.append((delivery[0], delivery[1], delivery[2]))
+        else:
+            self.live.append((delivery[0], delivery[1], delivery[2]))
+
+    def share(self, members: Sequence[tuple[MqttSession, Subscription]]) -> None:
+        """One of these gets it, by turns."""
+        self.shared.append(
+            SharedGroup(
+                [
+                    self._delivery(
+                        session,
+                        subscription.qos,
+                        subscription.retain_as_published,
+                        () if subscription.identifier is None else (subscription.identifier,),
+                        f"{subscription.share}/{subscription.filter}",
+                    )
+                    for session, subscription in members
+                ]
+            )
+        )
+
+    @property
+    def wanted(self) -> bool:
+        """Anybody gets it at all."""
+        return bool(self.once or self.live or self.durable or self.shared)
+
+    def put(self, timestamp_ms: int, key: bytes | None, value: bytes | None, headers: list[Header], /) -> int:
+        """`PartitionAppender.append`, and what the module says."""
+        offset = self._append(timestamp_ms, key, value, headers)
+        numbers: list[int] | None = None
+        if self.durable:
+            numbers = [self._enqueue(session, kind, offset) for session, _, kind in self.durable]
+        picks = [self._pick(group, offset) for group in self.shared] if self.shared else None
+        self._stage((self, offset, value or b"", timestamp_ms, numbers, picks))
+        return offset
+
+    def _pick(self, group: SharedGroup, offset: int) -> SharedPick:
+        session, frame, kind = group.pick()
+        if kind is None or not session.persistent:
+            return session, frame, kind, None
+        return session, frame, kind, self._enqueue(session, kind, offset)
+
+    def _delivery(
+        self, session: MqttSession, qos: int, retain_as_published: bool, identifiers: tuple[int, ...], share: str | None
+    ) -> Delivery:
+        published = self.published
+        qos = min(qos, published.qos)  # [MQTT-3.8.4-6] [MQTT5-3.8.4-8]
+        retain = published.retain and retain_as_published  # [MQTT-3.3.1-9] [MQTT5-3.3.1-12] [MQTT5-3.3.1-13]
+        frame = self.frame(session.level, qos, retain, identifiers)
+        if not qos:
+            return session, frame, None
+        kind = Kind(
+            topic=published.log_topic,
+            partition=published.partition,
+            qos=qos,
+            retain=retain,
+            identifiers=identifiers,
+            share=share,
+        )
+        return session, frame, kind
+
+    def frame(self, level: int, qos: int, retain: bool, identifiers: tuple[int, ...]) -> Frame:
+        """The packet for subscribers of one kind."""
+        key = (level, qos, retain, identifiers)
+        frame = self._frames.get(key)
+        if frame is None:
+            properties = b""
+            if level == LEVEL_5:
+                properties = PUBLISH_PROPERTIES.encode(
+                    replace(self.published.properties, topic_alias=None, subscription_identifiers=identifiers)
+                )
+            frame = Frame(topic=self.published.topic, qos=qos, retain=retain, properties=properties)
+            self._frames[key] = frame
+        return frame

@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final, NoReturn
 
+from wire.mqtt.clauses import LEVEL_3_1_1
 from wire.mqtt.decode import (
     check_flags,
     decode_empty,
-    decode_packet_id,
     decode_publish,
     decode_subscribe,
     decode_unsubscribe,
 )
+from wire.mqtt.decode_acks import decode_packet_id
 from wire.mqtt.decode_connect import decode_connect
 from wire.mqtt.encode import PINGRESP, encode_acknowledgement, encode_connack, encode_suback
 from wire.mqtt.errors import NotOfferedError, ProtocolError, UnacceptableLevelError
@@ -25,13 +26,12 @@ from wire.mqtt.events import Connected, Disconnected, Event, OnConnect, Refused,
 from wire.mqtt.packets import (
     FLAG_QOS_2,
     ConnAck,
-    ConnectReturnCode,
     PacketType,
     PubComp,
     SubAck,
-    SubackReturnCode,
     UnsubAck,
 )
+from wire.mqtt.reasons import ReasonCode
 
 
 class ControlPackets:
@@ -103,31 +103,31 @@ class ControlPackets:
 
     def _on_connect_packet(self, packet: bytes, body: int) -> None:
         try:
-            connect = decode_connect(packet, body)
+            connect = decode_connect(packet, body, offered=(LEVEL_3_1_1,))
         except UnacceptableLevelError as error:
-            self._refuse(ConnectReturnCode.UNACCEPTABLE_PROTOCOL_LEVEL, str(error))  # [MQTT-3.1.2-2]
+            self._refuse(ReasonCode.UNSUPPORTED_PROTOCOL_VERSION, str(error))  # [MQTT-3.1.2-2]
             return
         if not connect.client_id and not connect.clean_session:
             what = "[MQTT-3.1.3-7] an empty client identifier without clean session"
-            self._refuse(ConnectReturnCode.IDENTIFIER_REJECTED, what)  # [MQTT-3.1.3-8]
+            self._refuse(ReasonCode.CLIENT_IDENTIFIER_NOT_VALID, what)  # [MQTT-3.1.3-8]
             return
         connack = self._on_connect(connect)
-        if connack.return_code is not ConnectReturnCode.ACCEPTED:
-            self._refuse(connack.return_code, "refused by the server")
+        if connack.reason_code is not ReasonCode.SUCCESS:
+            self._refuse(connack.reason_code, "refused by the server")
             return
         self.out += encode_connack(connack)  # [MQTT-3.1.4-4]
         self.events.append(Connected(connect=connect))
         self._state = State.CONNECTED
 
-    def _refuse(self, return_code: ConnectReturnCode, what: str) -> None:
-        self.out += encode_connack(ConnAck(return_code=return_code))
-        self.events.append(Refused(return_code=return_code, what=what))
+    def _refuse(self, reason_code: ReasonCode, what: str) -> None:
+        self.out += encode_connack(ConnAck(reason_code=reason_code))
+        self.events.append(Refused(reason_code=reason_code, what=what))
         self._end(State.REFUSED)
 
     def _on_subscribe(self, packet: bytes, body: int) -> None:
         subscribe = decode_subscribe(packet, body)
-        failures = (SubackReturnCode.FAILURE,) * len(subscribe.subscriptions)
-        self.out += encode_suback(SubAck(packet_id=subscribe.packet_id, return_codes=failures))  # [MQTT-3.8.4-1]
+        failures = (ReasonCode.UNSPECIFIED_ERROR,) * len(subscribe.subscriptions)
+        self.out += encode_suback(SubAck(packet_id=subscribe.packet_id, reason_codes=failures))  # [MQTT-3.8.4-1]
         self.events.append(SubscriptionsRefused(subscribe=subscribe))
 
     def _on_unsubscribe(self, packet: bytes, body: int) -> None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol
 
-from wire.mqtt.packets import ConnAck, Connect, ConnectReturnCode, Subscribe
+from wire.mqtt.packets import ConnAck, Connect, Subscribe
+from wire.mqtt.reasons import ReasonCode
 
 
 class Append(Protocol):
@@ -51,7 +52,7 @@ class Connected:
 class Refused:
     """CONNECT was answered with a CONNACK that says why not; the shell sends `out` and closes [MQTT-3.2.2-5]."""
 
-    return_code: ConnectReturnCode
+    reason_code: ReasonCode
     what: str
 
 

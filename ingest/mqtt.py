@@ -25,7 +25,8 @@ from ingest.sessions import Session, Sessions
 from ingest.settings import MqttSettings
 from wire.mqtt.errors import ProtocolError
 from wire.mqtt.events import Append, Connected, Disconnected, Refused, SubscriptionsRefused, Target
-from wire.mqtt.packets import FLAG_DUP, FLAG_QOS_1, FLAG_QOS_2, FLAG_RETAIN, ConnAck, Connect, ConnectReturnCode, Will
+from wire.mqtt.packets import FLAG_DUP, FLAG_QOS_1, FLAG_QOS_2, FLAG_RETAIN, ConnAck, Connect, Will
+from wire.mqtt.reasons import ReasonCode
 from wire.mqtt.server import ServerConnection
 
 PROTOCOL: Final = "mqtt"
@@ -213,7 +214,7 @@ class MqttConnection(Connection):
                     where=f"CONNECT of {connect.client_id!r} from {self.peer}",
                     mend="smaller wills, or fewer clients with one",
                 )
-                return ConnAck(return_code=ConnectReturnCode.SERVER_UNAVAILABLE)
+                return ConnAck(reason_code=ReasonCode.SERVER_UNAVAILABLE)
             listener.will_bytes += size_bytes
             self._will = connect.will
         client_id = connect.client_id or f"auto-{secrets.token_hex(8)}"  # [MQTT-3.1.3-6]
@@ -309,7 +310,7 @@ class MqttConnection(Connection):
                     self._discard_will()  # [MQTT-3.14.4-3]
                     self.reason = "disconnected"
                     self.transport.close()
-                case Refused(return_code=code, what=what):
+                case Refused(reason_code=code, what=what):
                     self.listener.lines.info("connect refused", code=int(code), what=what, peer=self.peer)
                     self.close("connect refused")
                 case SubscriptionsRefused():

@@ -16,6 +16,7 @@ from devices.simulator.outbox import Outbox, Pending
 from wire.mqtt.client import ClientConnection
 from wire.mqtt.encode import DISCONNECT, PINGREQ, encode_connect, encode_publish
 from wire.mqtt.packets import Connect, Publish
+from wire.mqtt.reasons import connect_return_code
 
 PACKET_IDS: Final = 65_535
 PING_SHARE: Final = 0.5  # of the keep-alive: silence after which the device shows that it is there
@@ -65,8 +66,9 @@ class MqttLink(Link):
         connection = self._connection
         packet_ids = connection.receive(data)
         if connection.connack is not None and not connection.accepted:
-            refusal = connection.connack.return_code
-            raise PeerError(f"refused with CONNACK {refusal.value}, {refusal.name.lower().replace('_', ' ')}")
+            reason = connection.connack.reason_code
+            code = connect_return_code(reason)
+            raise PeerError(f"refused with CONNACK {code}, {reason.name.lower().replace('_', ' ')}")
         if connection.accepted:
             self._up()
         for packet_id in packet_ids:

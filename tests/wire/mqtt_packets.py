@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from wire.mqtt.packets import (
     ConnAck,
     Connect,
-    ConnectReturnCode,
     Disconnect,
     Packet,
     PingReq,
@@ -21,13 +20,13 @@ from wire.mqtt.packets import (
     PubRec,
     PubRel,
     SubAck,
-    SubackReturnCode,
     Subscribe,
     TopicSubscription,
     UnsubAck,
     Unsubscribe,
     Will,
 )
+from wire.mqtt.reasons import ReasonCode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +96,7 @@ GOOD = [
     Case(
         name="3.2.2.3 CONNACK, not authorized",
         data=b"\x20\x02\x00\x05",
-        packet=ConnAck(return_code=ConnectReturnCode.NOT_AUTHORIZED),
+        packet=ConnAck(reason_code=ReasonCode.NOT_AUTHORIZED),
         server_clause="MQTT-2.2.1",
     ),
     Case(name="3.3 PUBLISH, QoS 0", data=b"\x30\x07\x00\x03a/bhi", packet=Publish(topic="a/b", payload=b"hi")),
@@ -163,7 +162,7 @@ GOOD = [
     Case(
         name="3.9 SUBACK",
         data=b"\x90\x04\x00\x0a\x01\x80",
-        packet=SubAck(packet_id=10, return_codes=(SubackReturnCode.GRANTED_QOS_1, SubackReturnCode.FAILURE)),
+        packet=SubAck(packet_id=10, reason_codes=(ReasonCode.GRANTED_QOS_1, ReasonCode.UNSPECIFIED_ERROR)),
         server_clause="MQTT-2.2.1",
     ),
     Case(
@@ -204,7 +203,6 @@ BAD_CONNECTS = [
 
 # Answered with a CONNACK before the connection is closed.
 OTHER_LEVELS = [
-    Case(name="3.1.2-2 MQTT 5.0", data=_connect(2, b"\0\0\x01c", level=5), clause="MQTT-3.1.2-2"),
     Case(name="3.1.2-2 MQTT 3.1", data=_connect(2, b"\0\x01c", b"\0\x06MQIsdp", 3), clause="MQTT-3.1.2-2"),
     Case(name="3.1.2-2 level 0x84 of a bridge", data=_connect(2, b"\0\x01c", level=0x84), clause="MQTT-3.1.2-2"),
 ]

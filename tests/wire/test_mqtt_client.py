@@ -11,14 +11,13 @@ from wire.mqtt.encode import encode_acknowledgement, encode_connack, encode_pack
 from wire.mqtt.errors import PacketTooLargeError, ProtocolError
 from wire.mqtt.packets import (
     ConnAck,
-    ConnectReturnCode,
     PingResp,
     PubAck,
     Publish,
     SubAck,
-    SubackReturnCode,
     UnsubAck,
 )
+from wire.mqtt.reasons import ReasonCode
 
 CONNACK = encode_connack(ConnAck(session_present=True))
 
@@ -37,8 +36,8 @@ def test_the_answer_to_connect() -> None:
 
 def test_a_refusal_is_kept() -> None:
     client = ClientConnection()
-    client.receive(encode_connack(ConnAck(return_code=ConnectReturnCode.SERVER_UNAVAILABLE)))
-    assert client.connack == ConnAck(return_code=ConnectReturnCode.SERVER_UNAVAILABLE)
+    client.receive(encode_connack(ConnAck(reason_code=ReasonCode.SERVER_UNAVAILABLE)))
+    assert client.connack == ConnAck(reason_code=ReasonCode.SERVER_UNAVAILABLE)
     assert not client.accepted
 
 
@@ -52,7 +51,7 @@ def test_acks_come_in_order_whatever_the_chunks(packet_ids: list[int], step: int
 
 
 def test_other_answers_are_handed_over() -> None:
-    suback = SubAck(packet_id=3, return_codes=(SubackReturnCode.FAILURE,))
+    suback = SubAck(packet_id=3, reason_codes=(ReasonCode.UNSPECIFIED_ERROR,))
     unsuback = UnsubAck(packet_id=4)
     client = ClientConnection()
     assert client.receive(CONNACK + encode_suback(suback) + puback(9) + encode_acknowledgement(unsuback)) == [9]
@@ -66,7 +65,7 @@ def test_other_answers_are_handed_over() -> None:
     [
         (puback(1), "MQTT-3.2.0-1"),
         (CONNACK + CONNACK, "MQTT-3.2.0-1"),
-        (encode_connack(ConnAck(return_code=ConnectReturnCode.NOT_AUTHORIZED)) + puback(1), "MQTT-3.2.0-1"),
+        (encode_connack(ConnAck(reason_code=ReasonCode.NOT_AUTHORIZED)) + puback(1), "MQTT-3.2.0-1"),
         (CONNACK + encode_packet(Publish(topic="a", payload=b"")), "MQTT-2.2.1"),
         (CONNACK + b"\x40\x02\x00\x00", "MQTT-2.3.1-1"),
         (CONNACK + b"\x41\x02\x00\x01", "MQTT-2.2.2-2"),

@@ -18,13 +18,13 @@ from wire.mqtt.fields import decode_remaining_length, encode_remaining_length
 from wire.mqtt.packets import (
     ConnAck,
     Connect,
-    ConnectReturnCode,
     Packet,
     Publish,
     Subscribe,
     Unsubscribe,
     Will,
 )
+from wire.mqtt.reasons import ReasonCode
 from wire.mqtt.topics import check_topic_filter, check_topic_name
 
 BROKEN = [*mqtt_packets.BAD, *mqtt_packets.BAD_CONNECTS, *mqtt_packets.OTHER_LEVELS, *mqtt_packets.BAD_FROM_SERVER]
@@ -158,7 +158,7 @@ def test_what_the_protocol_forbids_is_not_written(packet: Packet) -> None:
 
 def test_mqtt_3_2_2_4_a_refusal_has_no_session() -> None:
     with pytest.raises(ValueError, match=r"3\.2\.2-4"):
-        ConnAck(return_code=ConnectReturnCode.NOT_AUTHORIZED, session_present=True)
+        ConnAck(reason_code=ReasonCode.NOT_AUTHORIZED, session_present=True)
 
 
 def test_a_password_is_not_shown() -> None:

@@ -12,7 +12,8 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from wire.mqtt.events import Disconnected, Event, SubscriptionsRefused, Target
-from wire.mqtt.packets import ConnAck, Connect, ConnectReturnCode, Will
+from wire.mqtt.packets import ConnAck, Connect, Will
+from wire.mqtt.reasons import ReasonCode
 from wire.mqtt.server import ServerConnection
 
 
@@ -131,7 +132,7 @@ def test_paho_disconnects(pair: Pair) -> None:
 
 
 def test_paho_is_refused(client: paho.Client) -> None:
-    pair = Pair(client, reply=ConnAck(return_code=ConnectReturnCode.NOT_AUTHORIZED))
+    pair = Pair(client, reply=ConnAck(reason_code=ReasonCode.NOT_AUTHORIZED))
     pair.exchange()
     assert pair.hear(1) == ["connack 135"]  # paho's name for 3.1.1's code 5
     pair.close()

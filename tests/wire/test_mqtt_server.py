@@ -18,7 +18,8 @@ from wire.mqtt.encode import encode_packet
 from wire.mqtt.errors import NotOfferedError, PacketTooLargeError, ProtocolError, TopicRefusedError
 from wire.mqtt.events import Connected, Disconnected, Event, Refused, State, SubscriptionsRefused, Target
 from wire.mqtt.fields import encode_remaining_length
-from wire.mqtt.packets import ConnAck, Connect, ConnectReturnCode, Packet, Publish
+from wire.mqtt.packets import ConnAck, Connect, Packet, Publish
+from wire.mqtt.reasons import ReasonCode
 from wire.mqtt.server import MIN_MAX_PACKET_SIZE_BYTES, ServerConnection
 
 NOW_MS = 1_790_000_000_000
@@ -234,12 +235,12 @@ def test_mqtt_3_1_3_8_an_empty_client_id_needs_a_clean_session() -> None:
     shell = Shell().play([b"\x10\x0c\x00\x04MQTT\x04\x00\x00\x3c\x00\x00"])
     assert shell.out == b"\x20\x02\x00\x02"
     assert isinstance(shell.events[0], Refused)
-    assert shell.events[0].return_code is ConnectReturnCode.IDENTIFIER_REJECTED
+    assert shell.events[0].reason_code is ReasonCode.CLIENT_IDENTIFIER_NOT_VALID
     assert shell.connects == []
 
 
 def test_mqtt_3_1_4_5_nothing_behind_a_refused_connect_is_taken() -> None:
-    shell = Shell(reply=ConnAck(return_code=ConnectReturnCode.NOT_AUTHORIZED))
+    shell = Shell(reply=ConnAck(reason_code=ReasonCode.NOT_AUTHORIZED))
     shell.play([CONNECT + PUBLISH, PUBLISH])
     assert (shell.out, shell.records, shell.error) == (b"\x20\x02\x00\x05", [], None)
     assert shell.connection.state is State.REFUSED

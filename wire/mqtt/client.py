@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from wire.mqtt.clauses import LEVEL_3_1_1
 from wire.mqtt.decode import DECODERS, check_flags
 from wire.mqtt.errors import PacketTooLargeError, ProtocolError
 from wire.mqtt.fields import decode_remaining_length
-from wire.mqtt.packets import ConnAck, ConnectReturnCode, Packet, PingResp, PubAck, SubAck, UnsubAck
+from wire.mqtt.packets import ConnAck, Packet, PingResp, PubAck, SubAck, UnsubAck
+from wire.mqtt.reasons import ReasonCode
 
 _FROM_SERVER: Final = (ConnAck, PubAck, SubAck, UnsubAck, PingResp)
 DEFAULT_MAX_PACKET_SIZE_BYTES: Final = 1 << 16  # a publisher receives packets of a few bytes
@@ -37,7 +39,7 @@ class ClientConnection:
     @property
     def accepted(self) -> bool:
         """The server accepted the CONNECT."""
-        return self.connack is not None and self.connack.return_code is ConnectReturnCode.ACCEPTED
+        return self.connack is not None and self.connack.reason_code is ReasonCode.SUCCESS
 
     def receive(self, data: bytes) -> list[int]:
         """Take a chunk; return the packet identifiers that it acknowledges, in order. Raises ProtocolError."""
@@ -70,7 +72,7 @@ class ClientConnection:
     def _packet(self, packet: bytes, acked: list[int]) -> None:
         packet_type = check_flags(packet[0])
         header = decode_remaining_length(packet, 1)
-        value = DECODERS[packet_type](packet, header[1] if header else 1)
+        value = DECODERS[packet_type](packet, header[1] if header else 1, LEVEL_3_1_1)
         if not isinstance(value, _FROM_SERVER):
             raise ProtocolError("MQTT-2.2.1", f"a publisher was sent a {packet_type.name}", offset=0)
         if isinstance(value, ConnAck):

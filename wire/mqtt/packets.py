@@ -1,6 +1,7 @@
 """MQTT control packets as values. Names are the specification's; none of them knows its bytes (see `encode`, `decode`).
 
-What a version of the protocol adds (5.0: properties, reason codes) becomes a field with a default here.
+Both versions share them: what 5.0 adds (properties, reason codes, subscription options) are fields with a default, and
+the default says what 3.1.1 says by having no such field. What a version cannot say, its encoder refuses.
 """
 
 from __future__ import annotations
@@ -9,7 +10,31 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final
 
-PROTOCOL_LEVEL_3_1_1: Final = 4
+from wire.mqtt.clauses import LEVEL_3_1_1
+from wire.mqtt.properties import (
+    NO_ACK_PROPERTIES,
+    NO_AUTH_PROPERTIES,
+    NO_CONNACK_PROPERTIES,
+    NO_CONNECT_PROPERTIES,
+    NO_DISCONNECT_PROPERTIES,
+    NO_PUBLISH_PROPERTIES,
+    NO_SUBSCRIBE_PROPERTIES,
+    NO_UNSUBSCRIBE_PROPERTIES,
+    NO_WILL_PROPERTIES,
+    AckProperties,
+    AuthProperties,
+    ConnAckProperties,
+    ConnectProperties,
+    DisconnectProperties,
+    PublishProperties,
+    SubscribeProperties,
+    UnsubscribeProperties,
+    WillProperties,
+)
+from wire.mqtt.reasons import PacketType, ReasonCode
+
+__all__ = ["PacketType", "ReasonCode"]  # the names that stand beside packets everywhere
+
 MAX_PACKET_ID: Final = 0xFFFF
 MAX_REMAINING_LENGTH: Final = 268_435_455  # four bytes of seven bits, section 2.2.3
 MAX_FIXED_HEADER_SIZE_BYTES: Final = 5
@@ -21,43 +46,12 @@ FLAG_QOS_1: Final = 0b0010
 FLAG_RETAIN: Final = 0b0001
 
 
-class PacketType(IntEnum):
-    """High nibble of the first byte, section 2.2.1. 0 and 15 are forbidden."""
+class RetainHandling(IntEnum):
+    """Which retained messages a new subscription brings, 5.0 section 3.8.3.1."""
 
-    CONNECT = 1
-    CONNACK = 2
-    PUBLISH = 3
-    PUBACK = 4
-    PUBREC = 5
-    PUBREL = 6
-    PUBCOMP = 7
-    SUBSCRIBE = 8
-    SUBACK = 9
-    UNSUBSCRIBE = 10
-    UNSUBACK = 11
-    PINGREQ = 12
-    PINGRESP = 13
-    DISCONNECT = 14
-
-
-class ConnectReturnCode(IntEnum):
-    """Why a CONNECT was accepted or refused, section 3.2.2.3."""
-
-    ACCEPTED = 0
-    UNACCEPTABLE_PROTOCOL_LEVEL = 1
-    IDENTIFIER_REJECTED = 2
-    SERVER_UNAVAILABLE = 3
-    BAD_USER_NAME_OR_PASSWORD = 4
-    NOT_AUTHORIZED = 5
-
-
-class SubackReturnCode(IntEnum):
-    """Per topic filter, section 3.9.3."""
-
-    GRANTED_QOS_0 = 0x00
-    GRANTED_QOS_1 = 0x01
-    GRANTED_QOS_2 = 0x02
-    FAILURE = 0x80
+    SEND = 0
+    SEND_IF_NEW = 1
+    DO_NOT_SEND = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,11 +62,15 @@ class Will:
     payload: bytes
     qos: int = 0
     retain: bool = False
+    properties: WillProperties = NO_WILL_PROPERTIES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connect:
-    """A client introduces itself. An empty `client_id` asks the server to assign one [MQTT-3.1.3-6]."""
+    """A client introduces itself. An empty `client_id` asks the server to assign one [MQTT-3.1.3-6] [MQTT5-3.1.3-6].
+
+    `clean_session` is 5.0's Clean Start: there it says nothing about the session's end, which the session expiry does.
+    """
 
     client_id: str
     clean_session: bool = True
@@ -80,24 +78,32 @@ class Connect:
     will: Will | None = None
     username: str | None = None
     password: bytes | None = field(default=None, repr=False)
-    protocol_level: int = PROTOCOL_LEVEL_3_1_1
+    protocol_level: int = LEVEL_3_1_1
+    properties: ConnectProperties = NO_CONNECT_PROPERTIES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnAck:
-    """The answer to CONNECT. A refusal never claims a present session [MQTT-3.2.2-4]."""
+    """The answer to CONNECT. A refusal never claims a present session [MQTT-3.2.2-4] [MQTT5-3.2.2-6].
 
-    return_code: ConnectReturnCode = ConnectReturnCode.ACCEPTED
+    In 3.1.1 the reason is sent as the return code that is nearest to it (`reasons.connect_return_code`).
+    """
+
+    reason_code: ReasonCode = ReasonCode.SUCCESS
     session_present: bool = False
+    properties: ConnAckProperties = NO_CONNACK_PROPERTIES
 
     def __post_init__(self) -> None:
-        if self.session_present and self.return_code is not ConnectReturnCode.ACCEPTED:
-            raise ValueError("[MQTT-3.2.2-4] a refusal cannot carry session_present")
+        if self.session_present and self.reason_code is not ReasonCode.SUCCESS:
+            raise ValueError("[MQTT-3.2.2-4] [MQTT5-3.2.2-6] a refusal cannot carry session_present")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publish:
-    """An application message. `packet_id` is None exactly when `qos` is 0 [MQTT-2.3.1-1] [MQTT-2.3.1-5]."""
+    """An application message. `packet_id` is None exactly when `qos` is 0 [MQTT-2.3.1-1] [MQTT-2.3.1-5].
+
+    In 5.0 the topic may be empty when the properties have a topic alias.
+    """
 
     topic: str
     payload: bytes
@@ -105,13 +111,16 @@ class Publish:
     retain: bool = False
     dup: bool = False
     packet_id: int | None = None
+    properties: PublishProperties = NO_PUBLISH_PROPERTIES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PubAck:
-    """QoS 1: the receiver took responsibility for the message."""
+    """QoS 1: the receiver took responsibility for the message, or, with a 5.0 reason of 0x80 or more, refuses it."""
 
     packet_id: int
+    reason_code: ReasonCode = ReasonCode.SUCCESS
+    properties: AckProperties = NO_ACK_PROPERTIES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +128,8 @@ class PubRec:
     """QoS 2, part 1."""
 
     packet_id: int
+    reason_code: ReasonCode = ReasonCode.SUCCESS
+    properties: AckProperties = NO_ACK_PROPERTIES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +137,8 @@ class PubRel:
     """QoS 2, part 2."""
 
     packet_id: int
+    reason_code: ReasonCode = ReasonCode.SUCCESS
+    properties: AckProperties = NO_ACK_PROPERTIES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,14 +146,19 @@ class PubComp:
     """QoS 2, part 3."""
 
     packet_id: int
+    reason_code: ReasonCode = ReasonCode.SUCCESS
+    properties: AckProperties = NO_ACK_PROPERTIES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopicSubscription:
-    """One topic filter of a SUBSCRIBE with the highest QoS it asks for."""
+    """One topic filter of a SUBSCRIBE with the highest QoS it asks for, and 5.0's options (section 3.8.3.1)."""
 
     filter: str
     qos: int
+    no_local: bool = False
+    retain_as_published: bool = False
+    retain_handling: RetainHandling = RetainHandling.SEND
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,14 +167,16 @@ class Subscribe:
 
     packet_id: int
     subscriptions: tuple[TopicSubscription, ...]
+    properties: SubscribeProperties = NO_SUBSCRIBE_PROPERTIES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubAck:
-    """One return code per filter, in their order [MQTT-3.9.3-1]."""
+    """One reason per filter, in their order [MQTT-3.9.3-1] [MQTT5-3.9.3-1]. In 3.1.1 every failure is sent as 0x80."""
 
     packet_id: int
-    return_codes: tuple[SubackReturnCode, ...]
+    reason_codes: tuple[ReasonCode, ...]
+    properties: AckProperties = NO_ACK_PROPERTIES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,13 +185,19 @@ class Unsubscribe:
 
     packet_id: int
     filters: tuple[str, ...]
+    properties: UnsubscribeProperties = NO_UNSUBSCRIBE_PROPERTIES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnsubAck:
-    """The answer to UNSUBSCRIBE, whether or not a filter was there [MQTT-3.10.4-5]."""
+    """The answer to UNSUBSCRIBE, whether or not a filter was there [MQTT-3.10.4-5].
+
+    In 5.0 one reason per filter, in their order [MQTT5-3.11.3-1]; 3.1.1 has none.
+    """
 
     packet_id: int
+    reason_codes: tuple[ReasonCode, ...] = ()
+    properties: AckProperties = NO_ACK_PROPERTIES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +212,21 @@ class PingResp:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disconnect:
-    """The client's last packet: the will is not published [MQTT-3.14.4-3]."""
+    """The last packet of a connection. From a client, with reason 0: the will is not published [MQTT-3.14.4-3].
+
+    In 5.0 a server sends it too, and it says why.
+    """
+
+    reason_code: ReasonCode = ReasonCode.NORMAL_DISCONNECTION
+    properties: DisconnectProperties = NO_DISCONNECT_PROPERTIES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Auth:
+    """5.0 alone: a step of an exchange that proves who the client is, section 3.15. It names its method."""
+
+    reason_code: ReasonCode = ReasonCode.SUCCESS
+    properties: AuthProperties = NO_AUTH_PROPERTIES
 
 
 Packet = (
@@ -204,4 +244,5 @@ Packet = (
     | PingReq
     | PingResp
     | Disconnect
+    | Auth
 )

@@ -25,6 +25,9 @@ from commitlog.durability import Durability
 Header = tuple[str, bytes | None]
 """A record header: a name, which may stand more than once, and a value."""
 
+Row = tuple[str, str, Any]
+"""A change of a state table: its name, a key, and the value to set; None removes the row."""
+
 MAX_TOPIC_NAME_CHARS = 249  # Kafka's own limit
 
 
@@ -310,4 +313,24 @@ class Appender(Protocol):
 
     def when_clear(self, resume: Any) -> None:
         """Call `resume()` once when the log is no longer congested."""
+        ...
+
+    def rows_now(self, table: str) -> Mapping[str, Any]:
+        """All durable rows of a state table by key, as they are now. Not to be changed by the caller."""
+        ...
+
+    def change(self, row: Row) -> None:
+        """Set a row of a state table, or remove it, in the commit that is open: that of everything appended since the
+        last one was taken. Followed, in the same turn of the loop, by a call of `appended` that counts it."""
+        ...
+
+    def before_commit(self, prepare: Callable[[], None]) -> None:
+        """Have `prepare()` called whenever the open commit is about to be taken; for as long as the log lives.
+
+        What it gives to `change` and `join` belongs to that commit. It appends no records.
+        """
+        ...
+
+    def join(self, waiter: Waiter, token: Any) -> None:
+        """Wait for the commit that is about to be taken. Only from within a `before_commit`."""
         ...

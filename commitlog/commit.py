@@ -129,6 +129,10 @@ class GroupCommit:
             self._soon = True
             self._loop.call_soon(self.start)
 
+    def join(self, waiter: Waiter, token: Any) -> None:
+        """See `Appender.join`: the commit that is being taken gets everybody who waits once it is taken."""
+        self._waiters.append((waiter, token))
+
     def when_clear(self, resume: Callable[[], None]) -> None:
         """See `Appender.when_clear`."""
         self._resume.append(resume)

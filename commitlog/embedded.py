@@ -92,6 +92,8 @@ class EmbeddedLog:
         self._creating = asyncio.Lock()
         self._opened: list[Partition] = []
         self._changes: list[Change] = []
+        self._preparers: list[Callable[[], None]] = []
+        self.change = self._change  # for listeners: into the open commit
         self._rolls: list[_Roll] = []
         self._promises: dict[asyncio.Future[Any], None] = {}
         self._unflushed: dict[Partition, None] = {}  # a set that keeps its order: the same run twice writes the same
@@ -112,6 +114,7 @@ class EmbeddedLog:
         )
         self.appended = self._commits.appended  # bound directly: called once per chunk by every listener
         self.when_clear = self._commits.when_clear
+        self.join = self._commits.join
         self._segment_thread = threads.worker("segments", self._fail)
         run_dir = data_dir / RUN_DIR
         capacity = max(settings.max_topics * max(settings.partitions, 8), len(recovered.files))
@@ -389,8 +392,18 @@ class EmbeddedLog:
         """Put a table change into the open commit; `rows` shows it once it is durable."""
         self._changes.append(change)
 
+    def before_commit(self, prepare: Callable[[], None]) -> None:
+        """See `Appender.before_commit`."""
+        self._preparers.append(prepare)
+
+    def rows_now(self, table: str) -> Mapping[str, Any]:
+        """See `Appender.rows_now`."""
+        return self._tables.rows(table)
+
     def _take(self, asked: Durability) -> Commit:
         """Everything open, and the flush if one is due, ending where this commit ends."""
+        for prepare in self._preparers:
+            prepare()
         level = strictest(asked, [partition.durability for partition in self._opened])
         batches = [taken for partition in self._opened for taken in partition.take_journal_batches()]
         self._unflushed.update(dict.fromkeys(self._opened))

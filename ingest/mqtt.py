@@ -1,37 +1,61 @@
-"""The MQTT listener: sockets around `wire.mqtt`, the log behind it.
+"""The MQTT listener: sockets around `wire.mqtt`, the broker and the log behind it.
 
 The hot path: a chunk arrives, the protocol core puts every publish of it straight into its partition's open batches
-and hands back the PUBACKs; they are registered with the log once for the whole chunk, and written when the commit is on
-disk. What depends on the MQTT topic alone is computed at its first publish on the connection (`_resolve`) and kept by
-the core.
+and hands back the answers; they are registered with the log once for the whole chunk, and written when the commit is on
+disk. What depends on the MQTT topic alone is computed at its first publish on the connection (`resolve`) and kept by
+the core; when subscriptions change, it is computed anew.
 
-While the disk is full, MQTT 3.1.1 has no answer to a publish but to close the connection; a QoS 0 publish is dropped
-and counted instead. That too is decided when an MQTT topic is resolved, so every topic is resolved anew when the disk
-becomes full or has room again. Publishes taken before are committed and acknowledged: the journal has its room.
+An answer that promises something durable (CONNACK, SUBACK, UNSUBACK of a session that outlives its connection) waits for
+the commit of the rows that it promises. Nothing overtakes a CONNACK that waits.
+
+While the disk is full, MQTT 3.1.1 has no answer to a publish but to close the connection, and 5.0 says why; a QoS 0
+publish is dropped and counted instead. That too is decided when an MQTT topic is resolved, so every topic is resolved
+anew when the disk becomes full or has room again. Publishes taken before are committed and acknowledged: the journal
+has its room.
 """
 
 from __future__ import annotations
 
-import secrets
+import asyncio
+from collections import deque
+from collections.abc import Sequence
 from typing import Any, Final
 
 from commitlog.base import Appender, Header
-from commitlog.partitioner import partition_for_key
-from ingest.headers import DEVICE, FIELD, MQTT_DUP, MQTT_QOS, MQTT_RETAIN, MQTT_TOPIC
-from ingest.limits import MAX_TOPIC_MEMORY_BYTES, MAX_WILL_BYTES, RECORD_OVERHEAD_BYTES, Admission
+from ingest.broker.authorizer import Client
+from ingest.broker.broker import Broker, RefusedError, assigned_client_id
+from ingest.broker.session import UNLIMITED_PACKET_BYTES, MqttSession
+from ingest.limits import MAX_TOPIC_MEMORY_BYTES, RECORD_OVERHEAD_BYTES, Admission
 from ingest.listener import DISK_FULL, Connection, Listener
-from ingest.routing import Router
 from ingest.sessions import Session, Sessions
 from ingest.settings import MqttSettings
-from wire.mqtt.errors import ProtocolError
-from wire.mqtt.events import Append, Connected, Disconnected, Refused, SubscriptionsRefused, Target
-from wire.mqtt.packets import FLAG_DUP, FLAG_QOS_1, FLAG_QOS_2, FLAG_RETAIN, ConnAck, Connect, Will
-from wire.mqtt.reasons import ReasonCode
+from wire.mqtt.aliases import OutgoingAliases
+from wire.mqtt.clauses import LEVEL_5
+from wire.mqtt.encode import encode_packet
+from wire.mqtt.errors import ProtocolError, PublishRefusedError
+from wire.mqtt.events import (
+    Append,
+    Completed,
+    Connected,
+    Disconnected,
+    PublishRefused,
+    Received,
+    Refused,
+    State,
+    Subscribed,
+    Target,
+    Unsubscribed,
+)
+from wire.mqtt.packets import FLAG_QOS_1, FLAG_QOS_2, ConnAck, Connect, Disconnect, Publish, Subscribe, Unsubscribe
+from wire.mqtt.properties import NO_CONNACK_PROPERTIES, ConnAckProperties
+from wire.mqtt.reasons import PacketType, ReasonCode
 from wire.mqtt.server import ServerConnection
 
 PROTOCOL: Final = "mqtt"
 _TARGET_BYTES: Final = 600  # what a remembered MQTT topic takes besides its text
-_MEND: Final = "is it an MQTT 3.1.1 client? Other protocols have other ports"
+_MEND: Final = "is it an MQTT 3.1.1 or 5.0 client? Other protocols have other ports"
+_FLUSH_BYTES: Final = 64 << 10  # what is gathered for one write; then the socket is asked whether it takes more
+_PUBLISH_TYPE: Final = int(PacketType.PUBLISH)
 
 
 class DiskFullError(ProtocolError):
@@ -40,19 +64,20 @@ class DiskFullError(ProtocolError):
     code = "disk-full"
     http_status = 507
     reason = DISK_FULL
+    usual_reason_code = ReasonCode.QUOTA_EXCEEDED
 
     def __init__(self) -> None:
         super().__init__("MQTT-3.3.5-2", "the disk is full", mend="free some space on the box")
 
 
 class MqttListener(Listener):
-    """Listens for MQTT clients; knows the connection of every client id."""
+    """Listens for MQTT clients."""
 
     def __init__(
         self,
         settings: MqttSettings,
         log: Appender,
-        router: Router,
+        broker: Broker,
         sessions: Sessions,
         *,
         admission: Admission | None = None,
@@ -68,25 +93,47 @@ class MqttListener(Listener):
             durability=settings.durability,
         )
         self.settings = settings
-        self.router = router
-        self.clients: dict[str, MqttConnection] = {}
+        self.broker = broker
         self.max_topic_memory_bytes = max_topic_memory_bytes
         self.topic_memory_bytes = 0
-        self.will_bytes = 0
+        self._loop = asyncio.get_running_loop()
+        self._to_flush: list[MqttConnection] = []
+
+    def flush_soon(self, connection: MqttConnection) -> None:
+        """Write what the connection has gathered when what is happening now is over."""
+        if not self._to_flush:
+            self._loop.call_soon(self._flush)
+        self._to_flush.append(connection)
+
+    def _flush(self) -> None:
+        connections, self._to_flush = self._to_flush, []
+        for connection in connections:
+            connection.flush()
 
 
 class MqttConnection(Connection):
     """One MQTT client."""
 
     __slots__ = (
+        "_aliases",
+        "_client",
         "_core",
+        "_generation",
+        "_held",
         "_limit_s",
+        "_mqtt",
+        "_must_wait",
+        "_outgoing",
+        "_outgoing_bytes",
+        "_quota",
         "_session",
         "_silent_s",
         "_surplus_bytes",
         "_topic_memory_bytes",
         "_topics",
-        "_will",
+        "_unanswered",
+        "can_take",
+        "max_packet_bytes",
     )
     listener: MqttListener
 
@@ -94,17 +141,27 @@ class MqttConnection(Connection):
         super().__init__(listener)
         settings = listener.settings
         self._core = ServerConnection(
-            resolve=self._resolve,
-            on_connect=self._connect,
+            self,
             max_packet_size_bytes=settings.max_packet_size_bytes,
             max_topics=settings.max_topics_per_connection,
         )
+        self._client: Client | None = None
         self._session: Session | None = None
-        self._will: Will | None = None
+        self._mqtt: MqttSession | None = None
+        self._aliases: OutgoingAliases | None = None
+        self._unanswered: deque[int] | None = None
+        self._generation = 0
+        self._held = 0
+        self._must_wait = False
         self._silent_s = 0
         self._surplus_bytes = 0
         self._topics = self._topic_memory_bytes = 0
-        self._limit_s = settings.connect_timeout_s
+        self._limit_s: float = settings.connect_timeout_s
+        self._quota = settings.max_publish_rate
+        self._outgoing: list[bytes] = []
+        self._outgoing_bytes = 0
+        self.can_take = False
+        self.max_packet_bytes = UNLIMITED_PACKET_BYTES
 
     # -- Connection
 
@@ -122,11 +179,16 @@ class MqttConnection(Connection):
         listener = self.listener
         core = self._core
         log = listener.log
+        if self._generation != listener.broker.tree.generation:
+            self._generation = listener.broker.tree.generation
+            self._forget_topics()
         error: ProtocolError | None = None
         try:
             core.receive(data, log.now_ms())
         except ProtocolError as broken:
             error = broken
+        if core.stored or core.released:
+            self._note_received(core)
         taken = core.taken
         if taken:
             size_bytes = core.size_bytes
@@ -137,19 +199,27 @@ class MqttConnection(Connection):
             if self._surplus_bytes:
                 size_bytes += self._surplus_bytes
                 self._surplus_bytes = 0
+            self._quota -= taken
             if core.acks:
                 log.appended(taken, size_bytes, self, core.acks, listener.durability)
             else:
                 log.appended(taken, size_bytes, None, None, listener.durability)
+        elif core.acks:
+            log.appended(1, len(core.acks), self, core.acks, listener.durability)
+        if self._unanswered is not None and core.acks:
+            self._unanswered.append(core.acked_ids)
         if core.out:
-            self.transport.write(bytes(core.out))
-        if core.events:
+            self._answer(bytes(core.out))
+        if core.events or core.pubacks:
             self._note(core)
         if error is not None:
             self._protocol_error(error)
+        elif self._quota < 0:
+            self._over_quota()
 
     def tick(self) -> None:
-        """See `Connection.tick`: time to CONNECT, then keep-alive [MQTT-3.1.2-24]."""
+        """See `Connection.tick`: time to CONNECT, then keep-alive [MQTT-3.1.2-24] [MQTT5-3.1.2-22]."""
+        self._quota = self.listener.settings.max_publish_rate
         if self.heard and self._session is not None:
             self.heard = False
             self._silent_s = 0
@@ -159,30 +229,18 @@ class MqttConnection(Connection):
         self._silent_s += 1
         if self._silent_s > self._limit_s:
             if self._session is not None:
-                self.close("keep-alive timeout", abort=True)
+                self._say(ReasonCode.KEEP_ALIVE_TIMEOUT)
+                self.close("keep-alive timeout", abort=self._core.level != LEVEL_5)
             else:
                 self.close("connect timeout", abort=True, mend="is it an MQTT client? It has to send a CONNECT first")
 
     def ended(self, reason: str) -> None:
         """See `Connection.ended`: the will, then the end of the session's devices."""
+        self._leave(with_will=self._core.state is not State.DISCONNECTED)
         session = self._session
-        listener = self.listener
-        self._forget_topics()
-        if session is None:
-            return
-        if listener.clients.get(session.client_id) is self:
-            del listener.clients[session.client_id]
-        listener.when_room(lambda: self._say_goodbye(session, reason))
-
-    def _say_goodbye(self, session: Session, reason: str) -> None:
-        if self._will is not None:
-            if self.listener.log.full:
-                self.listener.counters.dropped[DISK_FULL] += 1
-            else:
-                self._publish_will(self._will)
-            self._discard_will()
-            self._forget_topics()
-        self.listener.sessions.close(session, reason)
+        if session is not None:
+            self._session = None
+            self.listener.when_room(lambda: self.listener.sessions.close(session, reason))
 
     def full_changed(self, full: bool) -> None:
         """See `Connection.full_changed`: what was put aside waits for an acknowledgement that cannot come soon."""
@@ -190,10 +248,58 @@ class MqttConnection(Connection):
         if full and self._stashed:
             self.refuse_full()
 
+    def close(self, reason: str, *, abort: bool = False, mend: str = "") -> None:
+        """See `Connection.close`."""
+        self.can_take = False
+        super().close(reason, abort=abort, mend=mend)
+
+    def pause_writing(self) -> None:
+        """See `Connection.pause_writing`: what is delivered meanwhile has only its place kept."""
+        self.can_take = False
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """See `Connection.resume_writing`."""
+        super().resume_writing()
+        if self._mqtt is not None and not self._held and not self.transport.is_closing():
+            self.can_take = True
+            self.listener.broker.sender.soon(self._mqtt)
+
+    # -- Outlet: what the broker sends
+
+    def send(self, packet: bytes) -> None:
+        """See `Outlet.send`."""
+        if self._aliases is not None and packet[0] >> 4 == _PUBLISH_TYPE:
+            packet = self._aliases.applied(packet, self.max_packet_bytes)
+        outgoing = self._outgoing
+        if not outgoing:
+            self.listener.flush_soon(self)
+        outgoing.append(packet)
+        self._outgoing_bytes += len(packet)
+        if self._outgoing_bytes >= _FLUSH_BYTES:
+            self.flush()
+            outgoing.append(b"")  # it stands on the listener's list already
+
+    def flush(self) -> None:
+        """Write what was gathered."""
+        outgoing = self._outgoing
+        if outgoing and not self.transport.is_closing():
+            self.transport.write(outgoing[0] if len(outgoing) == 1 else b"".join(outgoing))
+        outgoing.clear()
+        self._outgoing_bytes = 0
+
+    def end(self, reason: str, reason_code: ReasonCode) -> None:
+        """See `Outlet.end`."""
+        self._say(reason_code)
+        self._leave(with_will=True)
+        self.close(reason, abort=self._core.level != LEVEL_5)
+
     # -- Waiter
 
     def committed(self, token: Any) -> None:
-        """See `Waiter.committed`: the PUBACKs of a chunk."""
+        """See `Waiter.committed`: the answers to a chunk."""
+        if self._unanswered is not None:
+            self._core.acknowledged(self._unanswered.popleft())
         if not self.transport.is_closing():
             self.transport.write(token)
 
@@ -201,60 +307,96 @@ class MqttConnection(Connection):
         """See `Waiter.failed`: no PUBACK, and a client resends only after it has reconnected."""
         self.close("log failed", abort=True)
 
-    # -- CONNECT
+    # -- Decisions
 
-    def _connect(self, connect: Connect) -> ConnAck:
+    def connect(self, connect: Connect) -> ConnAck:
+        """See `Decisions.connect`."""
         listener = self.listener
-        if connect.will is not None:
-            size_bytes = _will_bytes(connect.will)
-            if listener.will_bytes + size_bytes > MAX_WILL_BYTES:
-                listener.lines.warning(
-                    "will refused",
-                    what=f"all wills together would take more than {MAX_WILL_BYTES} bytes",
-                    where=f"CONNECT of {connect.client_id!r} from {self.peer}",
-                    mend="smaller wills, or fewer clients with one",
-                )
-                return ConnAck(reason_code=ReasonCode.SERVER_UNAVAILABLE)
-            listener.will_bytes += size_bytes
-            self._will = connect.will
-        client_id = connect.client_id or f"auto-{secrets.token_hex(8)}"  # [MQTT-3.1.3-6]
-        before = listener.clients.get(client_id)
-        if before is not None:
-            before.close("taken over", abort=True)  # [MQTT-3.1.4-2]
-        listener.clients[client_id] = self
+        broker = listener.broker
+        client_id = connect.client_id or assigned_client_id()
+        try:
+            opened = broker.connect(connect, client_id, self.peer, self)
+        except RefusedError as refused:
+            return ConnAck(
+                reason_code=refused.reason_code, properties=ConnAckProperties(reason_string=refused.what[:1000])
+            )
+        session = self._mqtt = opened.session
+        self._must_wait = opened.durable
+        self._client = Client(client_id=client_id, username=connect.username, peer=self.peer)
         self._session = listener.sessions.open(PROTOCOL, self.peer, client_id=client_id, username=connect.username)
+        self._core.received_ids = session.received_ids
         longest_s = listener.settings.max_keep_alive_s
-        self._limit_s = min(connect.keep_alive_s * 1.5 or longest_s, longest_s)
-        # No session state is kept beyond a connection yet: the server has nothing to resume [MQTT-3.2.2-3].
-        return ConnAck(session_present=False)
+        keep_alive_s = min(connect.keep_alive_s or longest_s, longest_s)
+        self._limit_s = keep_alive_s * 1.5
+        properties = NO_CONNACK_PROPERTIES
+        if connect.protocol_level == LEVEL_5:
+            asked = connect.properties
+            self._unanswered = deque()
+            self.max_packet_bytes = asked.maximum_packet_size_bytes or UNLIMITED_PACKET_BYTES
+            if asked.topic_alias_maximum:
+                self._aliases = OutgoingAliases(asked.topic_alias_maximum)
+            properties = self._terms(connect, client_id, keep_alive_s)
+        return ConnAck(session_present=opened.session_present, properties=properties)
 
-    # -- PUBLISH, once per MQTT topic and flags
+    def _terms(self, connect: Connect, client_id: str, keep_alive_s: float) -> ConnAckProperties:
+        """What a 5.0 client is told, where it differs from what it asked for or from what the protocol assumes."""
+        settings = self.listener.settings
+        asked_s = connect.properties.session_expiry_interval_s or 0
+        session = self._mqtt
+        assert session is not None
+        return ConnAckProperties(
+            session_expiry_interval_s=session.expiry_s if session.expiry_s != asked_s else None,
+            receive_maximum=settings.receive_maximum,
+            maximum_packet_size_bytes=settings.max_packet_size_bytes,
+            assigned_client_identifier=None if connect.client_id else client_id,
+            topic_alias_maximum=settings.topic_alias_maximum or None,
+            server_keep_alive_s=int(keep_alive_s) if connect.keep_alive_s != keep_alive_s else None,
+        )
 
-    def _resolve(self, mqtt_topic: str, flags: int) -> Target:
-        session = self._session
+    def resolve(self, publish: Publish, flags: int) -> Target:
+        """See `Decisions.resolve`."""
+        session, client = self._session, self._client
         assert session is not None  # the core resolves nothing before CONNECT was accepted
+        assert client is not None
         listener = self.listener
+        publisher = listener.broker.publisher
+        topic = publish.topic
+        wants_answer = flags & (FLAG_QOS_1 | FLAG_QOS_2)
         if listener.log.full:
-            if flags & (FLAG_QOS_1 | FLAG_QOS_2):
+            if wants_answer:
                 raise DiskFullError
-            self._remember_topic(mqtt_topic)
-            return self._drop, b"", []
-        routed = listener.router.route(mqtt_topic, client_id=session.client_id, username=session.username)
+            self._remember_topic(topic)
+            return self._drop_full, b"", []
+        try:
+            routed = publisher.route(client, topic)
+        except PublishRefusedError:
+            if wants_answer:
+                raise
+            self._remember_topic(topic)
+            return self._drop_refused, b"", []
         if routed.device is not None and listener.sessions.device_seen(session, routed.device):
             self._forget_topics()
-        self._remember_topic(mqtt_topic)
-        partitions = listener.log.partitions(routed.topic)
-        key = routed.key.encode()
-        headers: list[Header] = [(MQTT_TOPIC, mqtt_topic.encode()), *_facts(flags)]
-        if routed.device != routed.key:
-            headers.append((DEVICE, (routed.device or "").encode()))
-        if routed.field is not None:
-            headers.append((FIELD, routed.field.encode()))
-        append: Append = partitions[partition_for_key(key, len(partitions))].append
-        surplus_bytes = len(key) + sum(len(value or b"") for _, value in headers[1:])
-        if surplus_bytes > RECORD_OVERHEAD_BYTES:
-            append = self._with_surplus(append, surplus_bytes)
-        return append, key, headers
+        self._remember_topic(topic)
+        to = publisher.destination(client, routed, topic, flags, publish.properties)
+        append: Append = to.append
+        if to.surplus_bytes > RECORD_OVERHEAD_BYTES:
+            append = self._with_surplus(append, to.surplus_bytes)
+        return append, to.key, to.headers
+
+    def subscribe(self, subscribe: Subscribe) -> Sequence[ReasonCode]:
+        """See `Decisions.subscribe`."""
+        session, client = self._mqtt, self._client
+        assert session is not None
+        assert client is not None
+        self._must_wait = self._must_wait or session.durable
+        return self.listener.broker.subscribe(session, client, subscribe)
+
+    def unsubscribe(self, unsubscribe: Unsubscribe) -> Sequence[ReasonCode]:
+        """See `Decisions.unsubscribe`."""
+        session = self._mqtt
+        assert session is not None
+        self._must_wait = self._must_wait or session.durable
+        return self.listener.broker.unsubscribe(session, unsubscribe)
 
     def _with_surplus(self, append: Append, surplus_bytes: int) -> Append:
         """For long keys: a record then takes much more than its packet, which has to count for the log's limits."""
@@ -265,9 +407,14 @@ class MqttConnection(Connection):
 
         return counted
 
-    def _drop(self, timestamp_ms: int, key: bytes | None, value: bytes | None, headers: list[Header], /) -> int:
+    def _drop_full(self, timestamp_ms: int, key: bytes | None, value: bytes | None, headers: list[Header], /) -> int:
         """Where QoS 0 publishes go while the disk is full."""
         self.listener.counters.dropped[DISK_FULL] += 1
+        return -1
+
+    def _drop_refused(self, timestamp_ms: int, key: bytes | None, value: bytes | None, headers: list[Header], /) -> int:
+        """Where QoS 0 publishes go that the client may not send."""
+        self.listener.counters.dropped[PublishRefusedError.reason] += 1
         return -1
 
     def _remember_topic(self, mqtt_topic: str) -> None:
@@ -286,42 +433,116 @@ class MqttConnection(Connection):
         self.listener.topic_memory_bytes -= self._topic_memory_bytes
         self._topics = self._topic_memory_bytes = 0
 
-    def _publish_will(self, will: Will) -> None:
-        """[MQTT-3.1.2-8]: the client vanished without DISCONNECT."""
-        flags = (FLAG_RETAIN if will.retain else 0) | will.qos << 1
-        append, key, headers = self._resolve(will.topic, flags)
-        append(self.listener.log.now_ms(), key, will.payload, headers)
-        size_bytes = _will_bytes(will) + RECORD_OVERHEAD_BYTES
-        self.listener.log.appended(1, size_bytes, durability=self.listener.durability)
+    # -- answers that wait
 
-    def _discard_will(self) -> None:
-        if self._will is not None:
-            self.listener.will_bytes -= _will_bytes(self._will)
-            self._will = None
+    def _answer(self, out: bytes) -> None:
+        """Write answers; behind the commit that makes true what they promise, and behind answers that wait for one."""
+        if not self._must_wait and not self._held:
+            self.transport.write(out)
+            return
+        self._must_wait = False
+        self._held += 1
+        self.listener.log.appended(1, len(out), _HeldAnswer(self), out)
+
+    def release(self, out: bytes) -> None:
+        """The commit that `out` waited for is durable."""
+        self._held -= 1
+        if self.transport.is_closing():
+            return
+        self.transport.write(out)
+        if not self._held and not self.can_take:
+            self._open_outlet()
+
+    def _open_outlet(self) -> None:
+        """The CONNACK has been written: from now on messages may be."""
+        session = self._mqtt
+        if session is None or self._unread or self._core.over:
+            return
+        self.can_take = True
+        settings = self.listener.settings
+        self.listener.broker.opened(session, min(session.receive_maximum, settings.max_inflight))
 
     # -- rare things
 
+    def _note_received(self, core: ServerConnection) -> None:
+        session = self._mqtt
+        if session is not None:
+            session.received_ids = core.received_ids
+            self.listener.broker.note_received(session, core.stored, core.released)
+
     def _note(self, core: ServerConnection) -> None:
+        session = self._mqtt
+        broker = self.listener.broker
+        if core.pubacks and session is not None:
+            broker.sender.acknowledged(session, core.pubacks)
         for event in core.events:
             match event:
+                case Received(packet_id=packet_id, reason_code=code) if session is not None:
+                    broker.sender.received(session, packet_id, code)
+                case Completed(packet_id=packet_id) if session is not None:
+                    broker.sender.completed(session, packet_id)
                 case Connected():
                     self.heard = True
-                case Disconnected():
-                    self._discard_will()  # [MQTT-3.14.4-3]
-                    self.reason = "disconnected"
-                    self.transport.close()
+                    if not self._held:
+                        self._open_outlet()
+                case Subscribed(reason_codes=codes):
+                    broker.counters.reasons.update((PacketType.SUBACK, int(code)) for code in codes)
+                case PublishRefused(topic=topic, reason_code=code):
+                    broker.counters.reasons[PacketType.PUBACK, int(code)] += 1
+                    self.listener.lines.info(
+                        "publish refused", what=f"to {topic!r}", code=int(code), client_id=self._client_id
+                    )
+                case Disconnected(disconnect=disconnect):
+                    self._disconnected(disconnect)
                 case Refused(reason_code=code, what=what):
+                    broker.counters.reasons[PacketType.CONNACK, int(code)] += 1
                     self.listener.lines.info("connect refused", code=int(code), what=what, peer=self.peer)
                     self.close("connect refused")
-                case SubscriptionsRefused():
-                    self.listener.lines.info(
-                        "subscription refused: subscriptions are not offered yet", client_id=self._client_id
-                    )
+                case Unsubscribed() | Received() | Completed():
+                    pass
+
+    def _disconnected(self, disconnect: Disconnect) -> None:
+        session = self._mqtt
+        assert session is not None
+        self.listener.broker.counters.disconnects[int(disconnect.reason_code)] += 1
+        asked_s = disconnect.properties.session_expiry_interval_s
+        if asked_s and not session.expiry_s:  # [MQTT5-3.14.2-2]: a session that was to end here cannot be kept
+            self._say(ReasonCode.PROTOCOL_ERROR)
+        else:
+            self.listener.broker.disconnect(session, disconnect)
+        # [MQTT-3.14.4-3] [MQTT5-3.14.4-3]: discarded, unless the client asks for it (0x04) or ends for another reason.
+        self._leave(with_will=disconnect.reason_code is not ReasonCode.NORMAL_DISCONNECTION)
+        self.reason = "disconnected"
+        self.can_take = False
+        self.transport.close()
+
+    def _leave(self, *, with_will: bool) -> None:
+        """This connection is no longer its session's."""
+        session, self._mqtt = self._mqtt, None
+        self.can_take = False
+        self._forget_topics()
+        if session is not None:
+            self.listener.broker.closed(session, self, with_will=with_will)
+
+    def _say(self, reason_code: ReasonCode) -> None:
+        """5.0 clients are told why the connection ends, if nothing waits that has to come before."""
+        if self._core.level == LEVEL_5 and self._session is not None and not self._held:
+            self.flush()
+            if not self.transport.is_closing():
+                self.transport.write(encode_packet(Disconnect(reason_code=reason_code), LEVEL_5))
+        self.listener.broker.counters.reasons[PacketType.DISCONNECT, int(reason_code)] += 1
+
+    def _over_quota(self) -> None:
+        self._say(ReasonCode.QUOTA_EXCEEDED)
+        self.close(
+            "publish rate", mend=f"send at most {self.listener.settings.max_publish_rate} a second: mqtt.max_publish_rate"
+        )
 
     def _protocol_error(self, error: ProtocolError) -> None:
         if isinstance(error, DiskFullError):
             self.refuse_full()
             return
+        self.listener.broker.counters.reasons[PacketType.DISCONNECT, int(error.reason_code)] += 1
         self.listener.lines.warning(
             "protocol error",
             what=error.what,
@@ -334,20 +555,21 @@ class MqttConnection(Connection):
 
     @property
     def _client_id(self) -> str:
-        return self._session.client_id if self._session is not None else ""
+        return self._client.client_id if self._client is not None else ""
 
 
-def _will_bytes(will: Will) -> int:
-    return 3 * len(will.topic) + len(will.payload)
+class _HeldAnswer:
+    """Waits for a commit with answers of a connection."""
 
+    __slots__ = ("_connection",)
 
-def _facts(flags: int) -> list[Header]:
-    """Headers for what the flags of a PUBLISH say beyond the usual QoS 1."""
-    facts: list[Header] = []
-    if not flags & FLAG_QOS_1:
-        facts.append((MQTT_QOS, b"2" if flags & FLAG_QOS_2 else b"0"))
-    if flags & FLAG_RETAIN:
-        facts.append((MQTT_RETAIN, b"1"))
-    if flags & FLAG_DUP:
-        facts.append((MQTT_DUP, b"1"))
-    return facts
+    def __init__(self, connection: MqttConnection) -> None:
+        self._connection = connection
+
+    def committed(self, token: Any) -> None:
+        """See `Waiter.committed`."""
+        self._connection.release(token)
+
+    def failed(self, token: Any) -> None:
+        """See `Waiter.failed`."""
+        self._connection.failed(token)

@@ -34,17 +34,76 @@ class MqttSettings(Section):
         "10s", alias="connect_timeout", gt=0, description="Time a new connection has to send its CONNECT."
     )
     max_keep_alive_s: DurationS = quantity(
-        "28h",
+        "65535s",
         alias="max_keep_alive",
         gt=0,
-        description="Silence after which a client is taken for dead whatever keep-alive it asked for. The default is "
-        "longer than 1.5 times the longest keep-alive there is.",
+        le=65_535,
+        description="Longest keep-alive; a client that asks for more, or for none, gets this one (5.0 clients are told). "
+        "After one and a half times its keep-alive without a packet a client is taken for dead.",
     )
     max_topics_per_connection: int = Field(
         10_000,
         ge=1,
         description="MQTT topics remembered per connection; beyond it the memory "
         "is started anew (slower, never refused).",
+    )
+    max_publish_rate: int = Field(
+        500_000, ge=1, description="Publishes per second and connection; one that sends more is disconnected (0x97)."
+    )
+    receive_maximum: int = Field(
+        1_000,
+        ge=1,
+        le=65_535,
+        description="QoS 1 and 2 publishes that a 5.0 client may have unanswered. (3.1.1 has no such limit; the log's "
+        "does for all.)",
+    )
+    topic_alias_maximum: int = Field(
+        10, ge=0, le=65_535, description="Topic aliases that a 5.0 client may use per connection."
+    )
+    max_inflight: int = Field(
+        1_000,
+        ge=1,
+        le=65_535,
+        description="QoS 1 and 2 messages sent to a client and not yet acknowledged; a 5.0 client may ask for fewer.",
+    )
+    max_sessions: int = Field(
+        100_000, ge=1, description="Sessions at most, connected or kept for clients that are away."
+    )
+    max_session_expiry_s: DurationS = quantity(
+        "30d",
+        alias="max_session_expiry",
+        gt=0,
+        le=0xFFFF_FFFE,
+        description="How long a session is kept for a client that is away, at most; for 3.1.1 clients without clean "
+        "session just as long.",
+    )
+    max_subscriptions_per_client: int = Field(10_000, ge=1, description="Subscriptions of one client.")
+    max_subscriptions: int = Field(1_000_000, ge=1, description="Subscriptions of all clients together.")
+    max_queued_messages: int = Field(
+        2_000_000,
+        ge=1,
+        description="Messages that may wait for one client (their places in the log, two to four bytes each); with more "
+        "its session ends, and it is told when it comes back.",
+    )
+    max_queued_bytes: SizeBytes = quantity(
+        "256MB",
+        alias="max_queued",
+        ge=1 << 20,
+        description="What the places of all messages that wait for clients may take together; beyond it the session with "
+        "the most ends.",
+    )
+    max_retained_messages: int = Field(100_000, ge=0, description="Retained messages of all MQTT topics.")
+    max_retained_size_bytes: SizeBytes = quantity(
+        "64MB", alias="max_retained_size", ge=0, description="What they may take in memory; further ones are not retained."
+    )
+    max_will_bytes: SizeBytes = quantity(
+        "64MB", alias="max_will_size", ge=1024, description="What the wills of all clients may take together."
+    )
+    refuse_publish: list[str] = Field(
+        [], description="Topic filters that nobody may publish to (5.0: 0x87; 3.1.1: the connection is closed)."
+    )
+    refuse_subscribe: list[str] = Field(
+        [], description="Topic filters that nobody may subscribe to, nor to any filter that they cover (0x87, 0x80)."
     )
     durability: DurabilityName | None = listener_durability()
 

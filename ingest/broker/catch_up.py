@@ -19,6 +19,7 @@ from time import monotonic
 from typing import Final
 
 from commitlog.base import LogReader, Record, Slice
+from commitlog.gaps import EXPIRED
 from core.errors import HeadraceError
 from core.threads import Worker
 from ingest.broker.session import MqttSession
@@ -47,6 +48,7 @@ class _Cursor:
     records: Iterator[Record]
     ahead: Record | None
     next_offset: int
+    expired_below: int
 
 
 class CatchUp:
@@ -89,7 +91,9 @@ class CatchUp:
                 self._taken[session] += 1
                 return found
             if offset < cursor.next_offset:
-                raise GoneError(f"offset {offset} of {topic}-{partition} is missing", expired=False)
+                raise GoneError(
+                    f"offset {offset} of {topic}-{partition} is not in the log", expired=offset < cursor.expired_below
+                )
         self._request(session, topic, partition, offset, resume)
         return None
 
@@ -144,7 +148,7 @@ class CatchUp:
         if isinstance(result, Slice):
             self.slices += 1
             if result.next_offset > offset:
-                cursors[topic, partition] = _Cursor(iter(result.records), None, result.next_offset)
+                cursors[topic, partition] = _Cursor(iter(result.records), None, result.next_offset, _expired(result))
                 resume(session)
                 return
         # At the end of what is readable (or the disk does not answer): the next flush brings it.
@@ -182,6 +186,11 @@ def _advance(cursor: _Cursor, offset: int) -> Record | None:
             return None
     cursor.ahead = record
     return record if record.offset == offset else None
+
+
+def _expired(found: Slice) -> int:
+    """Up to which offset the log no longer holds anything, as far as a slice tells."""
+    return max((gap.next for gap in found.gaps if gap.reason == EXPIRED), default=0)
 
 
 class Budget:

@@ -12,18 +12,23 @@ counted [MQTT-4.3.1].
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from commitlog.base import Appender
 from ingest.broker.counters import BrokerCounters
-from ingest.broker.publication import Publication, Published, Staged
-from ingest.broker.queue import Kind, QueueFullError
+from ingest.broker.publication import Publication, Published, Staged, Turn, next_in_turn
+from ingest.broker.chunk import Kind
+from ingest.broker.queue import DeliveryQueue, QueueFullError
 from ingest.broker.recent import Recent
-from ingest.broker.session import MqttSession
+from ingest.broker.session import MqttSession, Outlet
 from ingest.broker.subscriptions import Subscription, SubscriptionTree
 from wire.mqtt.events import Append
 from wire.mqtt.frame import Frame
+
+
+ROWS_BYTES: Final = 600  # about what a session's changed rows take in a commit
 
 
 class FanOut:
@@ -38,9 +43,10 @@ class FanOut:
         *,
         behind: Callable[[MqttSession], None],
         overflowed: Callable[[MqttSession], None],
+        released: Callable[[MqttSession, Sequence[int]], None],
     ) -> None:
         """`behind` is told of a connected session that has something to catch up with; `overflowed` of one whose queue
-        has no room for what it should get."""
+        has no room for what it should get; `released` of QoS 2 messages whose PUBREC is durable."""
         self.recent: Recent[Publication] = Recent()
         self._log = log
         self._tree = tree
@@ -48,7 +54,9 @@ class FanOut:
         self._counters = counters
         self._behind = behind
         self._overflowed = overflowed
+        self._released = released
         self._staged: list[Staged] = []
+        self._turns: WeakValueDictionary[tuple[str, str], Turn] = WeakValueDictionary()
         self._touched: dict[MqttSession, None] = {}
         log.before_commit(self._prepare)
 
@@ -65,7 +73,7 @@ class FanOut:
         for group in matched.shared:
             members = list(self._members(group.members))
             if members:
-                publication.share(members)
+                publication.share(members, self._turn(group.share, group.filter))
         return publication.put if publication.wanted else append
 
     def _members(self, subscriptions: tuple[Subscription, ...]) -> Iterator[tuple[MqttSession, Subscription]]:
@@ -76,7 +84,9 @@ class FanOut:
 
     def touch(self, session: MqttSession) -> None:
         """The queue of this session changed: its rows go into the open commit."""
-        self._touched[session] = None
+        if session not in self._touched:
+            self._touched[session] = None
+            self._log.appended(1, ROWS_BYTES)
 
     def enqueue(self, session: MqttSession, kind: Kind, offset: int) -> int:
         """Put a place into a session's queue; returns its sequence number, -1 where there is no room for it."""
@@ -85,36 +95,67 @@ class FanOut:
         except QueueFullError:
             self._overflowed(session)
             return -1
-        if session.persistent:
+        if session.durable:
             self._touched[session] = None
         return number
 
     def _staged_append(self, staged: Staged) -> None:
         self._staged.append(staged)
 
+    def enqueue_retained(self, session: MqttSession, kind: Kind, topic: str) -> None:
+        """Put what is retained under an MQTT topic into a session's queue."""
+        try:
+            session.queue.append_retained(kind, topic)
+        except QueueFullError:
+            self._overflowed(session)
+            return
+        if session.durable:
+            self.touch(session)
+
+    def next_of(self, group: str) -> MqttSession | None:
+        """Whose turn it is in a shared subscription, `<share name>/<filter>`."""
+        share, _, topic_filter = group.partition("/")
+        members = [
+            session
+            for subscription in self._tree.members(share, topic_filter)
+            if (session := self._session_of(subscription.client_id)) is not None
+        ]
+        return next_in_turn(members, self._turn(share, topic_filter))
+
+    def _turn(self, share: str, topic_filter: str) -> Turn:
+        turn = self._turns.get((share, topic_filter))
+        if turn is None:
+            turn = self._turns[share, topic_filter] = Turn()
+        return turn
+
     # -- commits
 
     def _prepare(self) -> None:
         """The open commit is about to be taken."""
-        if self._touched:
-            touched, self._touched = self._touched, {}
-            for session in touched:
-                for table, key, value in session.queue.take_changes():
-                    self._log.change(table, key, value)
-        if self._staged:
-            staged, self._staged = self._staged, []
-            self._log.join(self, staged)
+        touched, self._touched = self._touched, {}
+        for session in touched:
+            for row in session.queue.take_changes():
+                self._log.change(row)
+        staged, self._staged = self._staged, []
+        if touched or staged:
+            self._log.join(self, (touched, staged))
 
     def committed(self, token: Any) -> None:
         """See `Waiter.committed`: the messages of a commit."""
-        staged: list[Staged] = token
+        touched: dict[MqttSession, None]
+        staged: list[Staged]
+        touched, staged = token
+        for session in touched:
+            released = session.queue.committed()
+            if released:
+                self._released(session, released)
         for publication, offset, payload, timestamp_ms, numbers, picks in staged:
             for session, frame in publication.once:
                 self._send_once(session, frame, payload)
             for session, frame, kind in publication.live:
                 self._send_live(session, frame, kind, publication, offset, payload, timestamp_ms)
             if numbers is not None:
-                for (session, frame, kind), number in zip(publication.durable, numbers, strict=True):
+                for (session, frame, _), number in zip(publication.durable, numbers, strict=True):
                     self._send_durable(session, frame, number, publication, offset, payload, timestamp_ms)
             if picks is not None:
                 for session, frame, picked, number_or_none in picks:
@@ -158,9 +199,9 @@ class FanOut:
             return
         queue = session.queue
         if session.keeps_up and connection.can_take:
-            number = queue.send_now(kind.qos)
-            if number is not None:
-                self._sent(session, frame, number, payload)
+            packet_id = queue.send_now(kind.qos)
+            if packet_id is not None:
+                self._sent(connection, queue, frame, packet_id, payload)
                 return
         self.enqueue(session, kind, offset)
         self._miss(session, publication, offset, payload, timestamp_ms)
@@ -180,18 +221,21 @@ class FanOut:
         if connection is None:
             return
         queue = session.queue
-        if session.keeps_up and connection.can_take and queue.sent_seq == number and queue.window_open:
-            self._sent(session, frame, queue.sent(number), payload)
-            return
+        if session.keeps_up and connection.can_take:
+            packet_id = queue.send(number, frame.qos)
+            if packet_id is not None:
+                self._sent(connection, queue, frame, packet_id, payload)
+                return
         self._miss(session, publication, offset, payload, timestamp_ms)
 
-    def _sent(self, session: MqttSession, frame: Frame, packet_id: int, payload: bytes) -> None:
-        connection = session.connection
-        assert connection is not None
+    def _sent(self, connection: Outlet, queue: DeliveryQueue, frame: Frame, packet_id: int, payload: bytes) -> None:
         packet = frame.packet_with_id(packet_id, payload)
         if len(packet) > connection.max_packet_bytes:
             self._counters.dropped_too_large += 1  # [MQTT5-3.1.2-25]: as if it had been sent and acknowledged
-            session.queue.drop(packet_id)
+            if frame.qos == 1:
+                queue.acknowledged(packet_id)
+            else:
+                queue.received(packet_id, refused=True)
             return
         connection.send(packet)
         self._counters.delivered += 1

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from commitlog.base import Header
-from ingest.broker.queue import Kind
+from ingest.broker.chunk import Kind
 from ingest.broker.session import MqttSession
 from ingest.broker.subscriptions import Match, Subscription
 from wire.mqtt.clauses import LEVEL_5
@@ -46,32 +46,52 @@ class Published:
     client_id: str
 
 
+class Turn:
+    """Whose turn it is in a shared subscription: the same for all topics and publishers."""
+
+    __slots__ = ("__weakref__", "next")
+
+    def __init__(self) -> None:
+        self.next = 0
+
+
 class SharedGroup:
     """The sessions of one shared subscription, taking turns [MQTT5-4.8.2-3]."""
 
-    __slots__ = ("_deliveries", "_next")
+    __slots__ = ("_deliveries", "_turn")
 
-    def __init__(self, deliveries: Sequence[Delivery]) -> None:
+    def __init__(self, deliveries: Sequence[Delivery], turn: Turn) -> None:
         self._deliveries = deliveries
-        self._next = 0
+        self._turn = turn
 
     def pick(self) -> Delivery:
-        """Whose turn it is: the next one that can take a message now, else the next one that is connected, else any."""
-        deliveries = self._deliveries
-        count = len(deliveries)
-        best, best_rank = self._next % count, -1
-        for step in range(count):
-            index = (self._next + step) % count
-            rank = _readiness(deliveries[index][0])
-            if rank > best_rank:
-                best, best_rank = index, rank
-                if rank == _MOST_READY:
-                    break
-        self._next = best + 1
-        return deliveries[best]
+        """Whose turn it is."""
+        index = turn_of([session for session, _, _ in self._deliveries], self._turn)
+        return self._deliveries[index]
 
 
 _MOST_READY: Final = 2
+
+
+def turn_of(sessions: Sequence[MqttSession], turn: Turn) -> int:
+    """The next one that can take a message now, else the next one that is connected, else the next one."""
+    count = len(sessions)
+    begin = turn.next % count
+    best, best_rank = begin, -1
+    for step in range(count):
+        index = (begin + step) % count
+        rank = _readiness(sessions[index])
+        if rank > best_rank:
+            best, best_rank = index, rank
+            if rank == _MOST_READY:
+                break
+    turn.next = best + 1
+    return best
+
+
+def next_in_turn(sessions: Sequence[MqttSession], turn: Turn) -> MqttSession | None:
+    """Whose turn it is; None where there is nobody."""
+    return sessions[turn_of(sessions, turn)] if sessions else None
 
 
 def _readiness(session: MqttSession) -> int:
@@ -109,17 +129,18 @@ class Publication:
 
     def deliver_to(self, session: MqttSession, match: Match) -> None:
         """One more session gets it."""
-        if match.no_local and session.client_id == self.published.client_id:
+        how = match.own if session.client_id == self.published.client_id else match.delivery
+        if how is None:
             return  # [MQTT5-3.8.3-3]
-        delivery = self._delivery(session, match.qos, match.retain_as_published, match.identifiers, None)
+        delivery = self._delivery(session, how.qos, how.retain_as_published, how.identifiers, None)
         if delivery[2] is None:
             self.once.append(delivery[:2])
-        elif session.persistent:
+        elif session.durable:
             self.durable.append((delivery[0], delivery[1], delivery[2]))
         else:
             self.live.append((delivery[0], delivery[1], delivery[2]))
 
-    def share(self, members: Sequence[tuple[MqttSession, Subscription]]) -> None:
+    def share(self, members: Sequence[tuple[MqttSession, Subscription]], turn: Turn) -> None:
         """One of these gets it, by turns."""
         self.shared.append(
             SharedGroup(
@@ -132,7 +153,8 @@ class Publication:
                         f"{subscription.share}/{subscription.filter}",
                     )
                     for session, subscription in members
-                ]
+                ],
+                turn,
             )
         )
 
@@ -153,12 +175,12 @@ class Publication:
 
     def _pick(self, group: SharedGroup, offset: int) -> SharedPick:
         session, frame, kind = group.pick()
-        if kind is None or not session.persistent:
+        if kind is None or not session.durable:
             return session, frame, kind, None
         return session, frame, kind, self._enqueue(session, kind, offset)
 
     def _delivery(
-        self, session: MqttSession, qos: int, retain_as_published: bool, identifiers: tuple[int, ...], share: str | None
+        self, session: MqttSession, qos: int, retain_as_published: bool, identifiers: tuple[int, ...], group: str | None
     ) -> Delivery:
         published = self.published
         qos = min(qos, published.qos)  # [MQTT-3.8.4-6] [MQTT5-3.8.4-8]
@@ -167,12 +189,12 @@ class Publication:
         if not qos:
             return session, frame, None
         kind = Kind(
-            topic=published.log_topic,
+            log_topic=published.log_topic,
             partition=published.partition,
             qos=qos,
             retain=retain,
             identifiers=identifiers,
-            share=share,
+            group=group,
         )
         return session, frame, kind
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-from ingest.broker.queue import DeliveryQueue
-from wire.mqtt.packets import Will
+from ingest.broker.queue import PACKET_IDS, DeliveryQueue, QueueLimits
 from wire.mqtt.properties import NEVER_EXPIRES_S
+from wire.mqtt.reasons import ReasonCode
 
 UNLIMITED_PACKET_BYTES: Final = 1 << 62
 
@@ -26,42 +26,49 @@ class Outlet(Protocol):
         """Put a packet behind what goes out this turn. Only while `can_take`."""
         ...
 
-    def end(self, reason: str) -> None:
-        """Close the connection for something that deliveries met; `reason` is one of `ingest.broker.reasons`."""
+    def end(self, reason: str, reason_code: ReasonCode) -> None:
+        """End the connection, and its part in the session, now. 5.0 clients are told the reason code."""
         ...
 
 
 class MqttSession:
-    """One client id's session. `persistent`: it outlives its connection, and its state is in the log's tables."""
+    """One client id's session.
+
+    `durable`: it was opened to outlive its connection, so its state is in the log's tables. That stays as it is, also
+    when a later connection wants it to end with it: then `expiry_s` is 0.
+    """
 
     __slots__ = (
         "_queue",
         "client_id",
         "connection",
         "created_ms",
+        "durable",
         "ended_ms",
         "expiry_s",
         "keeps_up",
         "level",
-        "max_queued",
+        "limits",
+        "receive_maximum",
         "received_ids",
         "username",
-        "will",
     )
 
     def __init__(
-        self, client_id: str, *, level: int, expiry_s: int, created_ms: int, username: str | None, max_queued: int
+        self, client_id: str, *, level: int, expiry_s: int, created_ms: int, username: str | None, limits: QueueLimits
     ) -> None:
         self.client_id = client_id
         self.level = level
         self.expiry_s = expiry_s
         self.created_ms = created_ms
         self.username = username
-        self.max_queued = max_queued
+        self.limits = limits
+        self.durable = expiry_s > 0
+        self.receive_maximum = PACKET_IDS
+        """Of the connection that is open, or was last."""
         self.ended_ms: int | None = None
         """When its last connection ended; None while one is open."""
         self.connection: Outlet | None = None
-        self.will: Will | None = None
         self.received_ids: set[int] | None = None
         """See `wire.mqtt.control.ControlPackets.received_ids`."""
         self.keeps_up = True
@@ -69,15 +76,12 @@ class MqttSession:
         self._queue: DeliveryQueue | None = None
 
     @property
-    def persistent(self) -> bool:
-        """It outlives its connection."""
-        return self.expiry_s > 0
-
-    @property
     def queue(self) -> DeliveryQueue:
         """What it still has to get. Most sessions only publish and never have one."""
         if self._queue is None:
-            self._queue = DeliveryQueue(self.client_id, durable=self.persistent)
+            self._queue = DeliveryQueue(
+                self.client_id, durable=self.durable, receive_maximum=self.receive_maximum, limits=self.limits
+            )
         return self._queue
 
     @queue.setter

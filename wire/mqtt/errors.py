@@ -86,10 +86,18 @@ class NotOfferedError(ProtocolError):
     usual_reason_code = ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR
 
 
-class TopicRefusedError(ProtocolError):
-    """The shell has no place for publishes to this MQTT topic from this client [MQTT-3.3.5-2]."""
+class PublishRefusedError(ProtocolError):
+    """The server does not take publishes to this MQTT topic from this client.
 
-    code = "mqtt.topic-refused"
+    5.0 has an answer for QoS 1 and 2, a PUBACK or PUBREC with the reason; 3.1.1 has none but to close the connection,
+    since the acknowledgement that it allows instead would say that the message is taken [MQTT-3.3.5-2].
+    """
+
+    code = "mqtt.publish-refused"
     http_status = 403
-    reason = "topic-refused"
-    usual_reason_code = ReasonCode.TOPIC_NAME_INVALID
+    reason = "publish-refused"
+    usual_reason_code = ReasonCode.NOT_AUTHORIZED
+
+    def __init__(self, topic: str, what: str, *, mend: str = "", reason_code: ReasonCode | None = None) -> None:
+        super().__init__("MQTT-3.3.5-2", what, mend=mend, reason_code=reason_code)
+        self.topic = topic

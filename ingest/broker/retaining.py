@@ -1,0 +1,72 @@
+"""Retained messages change with the commit of their record: the row rides in it, and subscribers see it after it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from commitlog.base import Appender, Header
+from ingest.broker.retained import RetainedMessage, RetainedMessages
+from ingest.broker.rows import RETAINED
+from wire.mqtt.events import Append
+
+
+class Retaining:
+    """Used on the event loop only."""
+
+    def __init__(self, log: Appender, retained: RetainedMessages) -> None:
+        self._log = log
+        self._retained = retained
+        self._staged: dict[str, RetainedMessage | None] = {}
+        self.refused = 0
+        """Messages that were taken and delivered, and not retained since there was no room."""
+        log.before_commit(self._prepare)
+
+    def target(self, topic: str, qos: int, expiry_s: int | None, append: Append) -> Append:
+        """`append`, and keep what is appended as the topic's retained message; an empty one removes it.
+
+        [MQTT-3.3.1-5] [MQTT-3.3.1-10] [MQTT-3.3.1-11] [MQTT5-3.3.1-5] [MQTT5-3.3.1-6] [MQTT5-3.3.1-7]
+        """
+
+        def put(timestamp_ms: int, key: bytes | None, value: bytes | None, headers: list[Header], /) -> int:
+            offset = append(timestamp_ms, key, value, headers)
+            if value:
+                expires_ms = None if expiry_s is None else timestamp_ms + expiry_s * 1000
+                self._staged[topic] = RetainedMessage(
+                    topic=topic,
+                    payload=value,
+                    qos=qos,
+                    headers=tuple(headers),
+                    timestamp_ms=timestamp_ms,
+                    expires_ms=expires_ms,
+                )
+            else:
+                self._staged[topic] = None
+            return offset
+
+        return put
+
+    def _prepare(self) -> None:
+        if not self._staged:
+            return
+        staged, self._staged = self._staged, {}
+        for topic, message in list(staged.items()):
+            if message is None:
+                self._log.change((RETAINED, topic, None))
+            elif self._retained.has_room(message):
+                self._log.change(message.row())
+            else:
+                self.refused += 1
+                del staged[topic]
+        self._log.join(self, staged)
+
+    def committed(self, token: Any) -> None:
+        """See `Waiter.committed`."""
+        staged: dict[str, RetainedMessage | None] = token
+        for topic, message in staged.items():
+            if message is None:
+                self._retained.remove(topic)
+            else:
+                self._retained.set(message)
+
+    def failed(self, token: Any) -> None:
+        """See `Waiter.failed`: nothing has changed."""

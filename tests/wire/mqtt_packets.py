@@ -1,12 +1,18 @@
-"""The table of packets: bytes written by hand from the specification, what they mean, or which clause they break.
+"""The table of packets of 3.1.1: bytes written by hand from the specification, what they mean, or which clause they
+break. `mqtt5_packets` is the same for 5.0. Codec, server and fuzz tests read them.
+
+The naming rule: a case's name begins with the clauses or sections that it shows, and its test id writes them with the
+version: `MQTT-3.1.2-3` is 3.1.1's, `MQTT5-3.1.2-3` is 5.0's. docs/mqtt_conformance.md finds its tests by these ids.
 
 `server_clause` is what a server says when that differs from the decoder: correct packets at the wrong side.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
+from wire.mqtt.clauses import LEVEL_3_1_1
 from wire.mqtt.packets import (
     ConnAck,
     Connect,
@@ -39,9 +45,12 @@ class Case:
     clause: str | None = None
     server_clause: str | None = None
     canonical: bool = True  # encoding `packet` gives `data` again
+    level: int = LEVEL_3_1_1
+    reason_code: ReasonCode = ReasonCode.MALFORMED_PACKET  # what a 5.0 server answers when `clause` is broken
 
     def __str__(self) -> str:
-        return self.name
+        version = "MQTT" if self.level == LEVEL_3_1_1 else "MQTT5"
+        return re.sub(r"(?<![\d.])(\d+(?:\.\d+)+(?:-\d+)?)(?= )", rf"{version}-\1", self.name)
 
 
 def _connect(flags: int, payload: bytes, name: bytes = b"\0\x04MQTT", level: int = 4) -> bytes:
@@ -55,7 +64,7 @@ WILL_BYTES = b"\0\x09gone/pump" + b"\0\x03bye"
 
 GOOD = [
     Case(
-        name="3.1 CONNECT, clean session",
+        name="3.1.2-11 3.1.2-18 3.1.2-20 3.1.3-3 CONNECT, clean session and nothing more",
         data=CONNECT,
         packet=Connect(client_id="pump-1", clean_session=True, keep_alive_s=60),
     ),
@@ -70,14 +79,14 @@ GOOD = [
         packet=Connect(client_id="", clean_session=True, keep_alive_s=60),
     ),
     Case(
-        name="3.1.3-1 CONNECT, will, user name and password in order",
+        name="3.1.2-9 3.1.2-19 3.1.2-21 3.1.3-1 CONNECT, will, user name and password in order",
         data=_connect(0xEE, b"\0\x01c" + WILL_BYTES + b"\0\x04user" + b"\0\x02\0\xff"),
         packet=Connect(
             client_id="c", clean_session=True, keep_alive_s=60, will=WILL, username="user", password=b"\0\xff"
         ),
     ),
     Case(
-        name="3.1.2-20 CONNECT, user name without password",
+        name="3.1.2-20 CONNECT, user name without a password",
         data=_connect(0x82, b"\0\x01c" + b"\0\x00"),
         packet=Connect(client_id="c", clean_session=True, keep_alive_s=60, username=""),
     ),
@@ -99,9 +108,11 @@ GOOD = [
         packet=ConnAck(reason_code=ReasonCode.NOT_AUTHORIZED),
         server_clause="MQTT-2.2.1",
     ),
-    Case(name="3.3 PUBLISH, QoS 0", data=b"\x30\x07\x00\x03a/bhi", packet=Publish(topic="a/b", payload=b"hi")),
     Case(
-        name="3.3 PUBLISH, QoS 1",
+        name="2.3.1-5 4.3.1-1 PUBLISH, QoS 0", data=b"\x30\x07\x00\x03a/bhi", packet=Publish(topic="a/b", payload=b"hi")
+    ),
+    Case(
+        name="3.3.2-1 PUBLISH, QoS 1",
         data=b"\x32\x09\x00\x03a/b\x00\x0ahi",
         packet=Publish(topic="a/b", payload=b"hi", qos=1, packet_id=10),
     ),
@@ -137,7 +148,7 @@ GOOD = [
         canonical=False,
     ),
     Case(
-        name="3.3.1-2 PUBLISH, QoS 2",
+        name="3.3 PUBLISH, QoS 2",
         data=b"\x34\x06\x00\x01a\x00\x07x",
         packet=Publish(topic="a", payload=b"x", qos=2, packet_id=7),
         server_clause="MQTT-4.3.3",
@@ -177,15 +188,20 @@ GOOD = [
 ]
 
 BAD_CONNECTS = [
-    Case(name="1.5.3-1 client id is not UTF-8", data=_connect(2, b"\0\x01\xff"), clause="MQTT-1.5.3-1"),
+    Case(name="1.5.3-1 3.1.3-4 client id is not UTF-8", data=_connect(2, b"\0\x01\xff"), clause="MQTT-1.5.3-1"),
     Case(name="1.5.3-1 client id has a surrogate", data=_connect(2, b"\0\x03\xed\xa0\x80"), clause="MQTT-1.5.3-1"),
     Case(name="1.5.3-1 client id is overlong UTF-8", data=_connect(2, b"\0\x02\xc0\x80"), clause="MQTT-1.5.3-1"),
     Case(name="1.5.3-2 client id has U+0000", data=_connect(2, b"\0\x03a\0b"), clause="MQTT-1.5.3-2"),
-    Case(name="2.2.2-2 CONNECT with flags", data=b"\x11" + CONNECT[1:], clause="MQTT-2.2.2-2"),
+    Case(name="2.2.2-1 2.2.2-2 CONNECT with flags", data=b"\x11" + CONNECT[1:], clause="MQTT-2.2.2-2"),
     Case(name="2.2.3 CONNECT that ends in a field", data=_connect(2, b"\0\x06pump"), clause="MQTT-2.2.3"),
     Case(name="2.2.3 CONNECT with more behind it", data=_connect(2, b"\0\x01cx"), clause="MQTT-2.2.3"),
     Case(name="2.2.3 CONNECT of no bytes", data=b"\x10\x00", clause="MQTT-2.2.3"),
-    Case(name="3.1.2-1 protocol name", data=_connect(2, b"\0\x01c", b"\0\x04mqtt"), clause="MQTT-3.1.2-1"),
+    Case(
+        name="3.1.2-1 protocol name",
+        data=_connect(2, b"\0\x01c", b"\0\x04mqtt"),
+        clause="MQTT-3.1.2-1",
+        reason_code=ReasonCode.UNSUPPORTED_PROTOCOL_VERSION,
+    ),
     Case(name="3.1.2-3 reserved connect flag", data=_connect(3, b"\0\x01c"), clause="MQTT-3.1.2-3"),
     Case(name="3.1.2-9 will flag without a will", data=_connect(6, b"\0\x01c"), clause="MQTT-2.2.3"),
     Case(name="3.1.2-13 will QoS without will", data=_connect(0x0A, b"\0\x01c"), clause="MQTT-3.1.2-13"),
@@ -194,6 +210,13 @@ BAD_CONNECTS = [
     Case(name="3.1.2-19 user name missing", data=_connect(0x82, b"\0\x01c"), clause="MQTT-2.2.3"),
     Case(name="3.1.2-22 password without user name", data=_connect(0x42, b"\0\x01c\0\x01p"), clause="MQTT-3.1.2-22"),
     Case(name="3.1.3-11 user name not UTF-8", data=_connect(0x82, b"\0\x01c\0\x01\xfe"), clause="MQTT-1.5.3-1"),
+    Case(name="3.1.2-11 a will topic without a will", data=_connect(2, b"\0\x01c" + WILL_BYTES), clause="MQTT-2.2.3"),
+    Case(name="3.1.2-18 a user name without its flag", data=_connect(2, b"\0\x01c\0\x01u"), clause="MQTT-2.2.3"),
+    Case(name="3.1.2-20 a password without its flag", data=_connect(0x82, b"\0\x01c\0\0\0\x01p"), clause="MQTT-2.2.3"),
+    Case(name="3.1.2-21 password missing", data=_connect(0xC2, b"\0\x01c\0\0"), clause="MQTT-2.2.3"),
+    Case(
+        name="3.1.3-10 will topic not UTF-8", data=_connect(0x06, b"\0\x01c" + b"\0\x01\xff\0\0"), clause="MQTT-1.5.3-1"
+    ),
     Case(
         name="3.3.2-2 will topic with a wildcard",
         data=_connect(0x06, b"\0\x01c" + b"\0\x01#\0\0"),
@@ -203,8 +226,18 @@ BAD_CONNECTS = [
 
 # Answered with a CONNACK before the connection is closed.
 OTHER_LEVELS = [
-    Case(name="3.1.2-2 MQTT 3.1", data=_connect(2, b"\0\x01c", b"\0\x06MQIsdp", 3), clause="MQTT-3.1.2-2"),
-    Case(name="3.1.2-2 level 0x84 of a bridge", data=_connect(2, b"\0\x01c", level=0x84), clause="MQTT-3.1.2-2"),
+    Case(
+        name="3.1.2-2 MQTT 3.1",
+        data=_connect(2, b"\0\x01c", b"\0\x06MQIsdp", 3),
+        clause="MQTT-3.1.2-2",
+        reason_code=ReasonCode.UNSUPPORTED_PROTOCOL_VERSION,
+    ),
+    Case(
+        name="3.1.2-2 level 0x84 of a bridge",
+        data=_connect(2, b"\0\x01c", level=0x84),
+        clause="MQTT-3.1.2-2",
+        reason_code=ReasonCode.UNSUPPORTED_PROTOCOL_VERSION,
+    ),
 ]
 
 BAD = [
@@ -231,7 +264,7 @@ BAD = [
     Case(name="3.3.1-4 PUBLISH, QoS 3 and DUP", data=b"\x3e\x06\x00\x01a\x00\x07x", clause="MQTT-3.3.1-4"),
     Case(name="3.3.2-1 topic is not UTF-8", data=b"\x30\x04\x00\x02a\xff", clause="MQTT-1.5.3-1"),
     Case(name="1.5.3-2 topic has U+0000", data=b"\x30\x04\x00\x02a\x00", clause="MQTT-1.5.3-2"),
-    Case(name="3.3.2-2 topic with #", data=b"\x30\x05\x00\x03a/#", clause="MQTT-3.3.2-2"),
+    Case(name="3.3.2-2 4.7.1-1 topic with #", data=b"\x30\x05\x00\x03a/#", clause="MQTT-3.3.2-2"),
     Case(name="3.3.2-2 topic with +", data=b"\x30\x04\x00\x02a+", clause="MQTT-3.3.2-2"),
     Case(name="4.7.3-1 topic is empty", data=b"\x30\x03\x00\x00x", clause="MQTT-4.7.3-1"),
     Case(name="3.6.1-1 PUBREL with flags 0000", data=b"\x60\x02\x00\x01", clause="MQTT-3.6.1-1"),
@@ -245,6 +278,7 @@ BAD = [
     Case(name="4.7.1-3 + in a level", data=b"\x82\x07\x00\x01\x00\x02a+\x00", clause="MQTT-4.7.1-3"),
     Case(name="4.7.3-1 filter is empty", data=b"\x82\x05\x00\x01\x00\x00\x00", clause="MQTT-4.7.3-1"),
     Case(name="3.10.1-1 UNSUBSCRIBE with flags 0000", data=b"\xa0\x05\x00\x01\x00\x01#", clause="MQTT-3.10.1-1"),
+    Case(name="3.10.3-1 filter is not UTF-8", data=b"\xa2\x05\x00\x01\x00\x01\xff", clause="MQTT-1.5.3-1"),
     Case(name="3.10.3-2 UNSUBSCRIBE without a filter", data=b"\xa2\x02\x00\x01", clause="MQTT-3.10.3-2"),
     Case(name="3.14.1-1 DISCONNECT with flags", data=b"\xe1\x00", clause="MQTT-3.14.1-1"),
     Case(name="2.2.3 DISCONNECT with a body", data=b"\xe0\x01\x00", clause="MQTT-2.2.3"),

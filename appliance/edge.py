@@ -21,6 +21,7 @@ from appliance.process import announce_ready, child_main
 from appliance.settings import Settings
 from commitlog.durability import Durability
 from commitlog.embedded import EmbeddedLog
+from commitlog.reader import FileLogReader
 from commitlog.remote import log_handlers
 from commitlog.report import MAX_CUTS
 from commitlog.storage import RUN_DIR, SystemStorage
@@ -28,7 +29,10 @@ from core.channel import ChannelServer, Handler
 from core.clock import SystemClock
 from core.errors import BadRequestError, DataDirError, NotFoundError, UnavailableError
 from core.ports import publish_port
-from core.tasks import background
+from core.tasks import background, log_unexpected
+from core.threads import SystemThreads
+from ingest.broker.authorizer import ConfiguredRefusals
+from ingest.broker.broker import Broker
 from ingest.limits import Admission, FileShare, allow_files, files_wanted, share_files
 from ingest.listener import Listener
 from ingest.mqtt import MqttListener
@@ -79,7 +83,16 @@ class Edge:
         self._sessions = Sessions(log, log.boot_id)
         admission = Admission(_share_files(settings))
         router = Router(settings.routes)
-        self._mqtt = MqttListener(settings.mqtt, log, router, self._sessions, admission=admission)
+        refusals = ConfiguredRefusals(publish=settings.mqtt.refuse_publish, subscribe=settings.mqtt.refuse_subscribe)
+        self._broker = Broker(
+            log,
+            router,
+            refusals,
+            settings.mqtt,
+            reading=SystemThreads().worker("catch-up", lambda error: log_unexpected("reading for subscribers", error)),
+            open_reader=lambda: FileLogReader(settings.data_dir),
+        )
+        self._mqtt = MqttListener(settings.mqtt, log, self._broker, self._sessions, admission=admission)
         self._tcp = TcpListener(settings.tcp, log, self._sessions, admission=admission)
         self._listeners: dict[str, Listener] = {"mqtt": self._mqtt, "tcp": self._tcp}
         self._roller = Roller(log, settings.retention, SystemClock())
@@ -152,6 +165,7 @@ class Edge:
         await self._log.drain()
         for listener in self._listeners.values():
             await listener.close()
+        await self._broker.close()
 
     def _handlers(self) -> Mapping[str, Handler]:
         async def sessions(args: Mapping[str, Any]) -> Any:
@@ -170,10 +184,8 @@ class Edge:
             client_id = args.get("client_id")
             if not isinstance(client_id, str):
                 raise BadRequestError("which client?", mend="give its client_id")
-            connection = self._mqtt.clients.get(client_id)
-            if connection is None:
+            if not self._mqtt.kick(client_id):
                 raise NotFoundError(f"no client {client_id!r} is connected")
-            connection.close("kicked", abort=True)
 
         async def drain(_: Mapping[str, Any]) -> Any:
             await self._drain()

@@ -303,6 +303,9 @@ class Listener:
         for connection in self._all():
             connection._read_on()
 
+    def second_passed(self) -> None:
+        """Called about once a second while listening."""
+
     def when_room(self, call: Callable[[], None]) -> None:
         """Do what appends to the log: now, or when it is no longer congested."""
         if self.log.congested:
@@ -324,6 +327,7 @@ class Listener:
         self._end_refused(_REFUSALS_PER_SLICE)
         if index == 0:
             self.lines.flush()
+            self.second_passed()
         loop = asyncio.get_running_loop()
         self._sweep_timer = loop.call_later(_SWEEP_S / _SLICES, self._sweep, (index + 1) % _SLICES)
 

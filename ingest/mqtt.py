@@ -24,6 +24,7 @@ from typing import Any, Final
 from commitlog.base import Appender, Header
 from ingest.broker.authorizer import Client
 from ingest.broker.broker import Broker, RefusedError, assigned_client_id
+from ingest.broker.queue import PACKET_IDS
 from ingest.broker.session import UNLIMITED_PACKET_BYTES, MqttSession
 from ingest.limits import MAX_TOPIC_MEMORY_BYTES, RECORD_OVERHEAD_BYTES, Admission
 from ingest.listener import DISK_FULL, Connection, Listener
@@ -55,6 +56,11 @@ PROTOCOL: Final = "mqtt"
 _TARGET_BYTES: Final = 600  # what a remembered MQTT topic takes besides its text
 _MEND: Final = "is it an MQTT 3.1.1 or 5.0 client? Other protocols have other ports"
 _FLUSH_BYTES: Final = 64 << 10  # what is gathered for one write; then the socket is asked whether it takes more
+_REASON_CODES: Final = {  # what 5.0 clients are told when somebody else ends the connection
+    "shutdown": ReasonCode.SERVER_SHUTTING_DOWN,
+    "overloaded": ReasonCode.SERVER_BUSY,
+    "unfinished": ReasonCode.QUOTA_EXCEEDED,
+}
 _PUBLISH_TYPE: Final = int(PacketType.PUBLISH)
 
 
@@ -98,6 +104,18 @@ class MqttListener(Listener):
         self.topic_memory_bytes = 0
         self._loop = asyncio.get_running_loop()
         self._to_flush: list[MqttConnection] = []
+
+    def second_passed(self) -> None:
+        """See `Listener.second_passed`."""
+        self.broker.tick()
+
+    def kick(self, client_id: str) -> bool:
+        """End a client's connection; False if it has none."""
+        session = self.broker.sessions.get(client_id)
+        if session is None or session.connection is None:
+            return False
+        session.connection.end("kicked", ReasonCode.ADMINISTRATIVE_ACTION)
+        return True
 
     def flush_soon(self, connection: MqttConnection) -> None:
         """Write what the connection has gathered when what is happening now is over."""
@@ -230,7 +248,7 @@ class MqttConnection(Connection):
         if self._silent_s > self._limit_s:
             if self._session is not None:
                 self._say(ReasonCode.KEEP_ALIVE_TIMEOUT)
-                self.close("keep-alive timeout", abort=self._core.level != LEVEL_5)
+                self.close("keep-alive timeout", abort=True)
             else:
                 self.close("connect timeout", abort=True, mend="is it an MQTT client? It has to send a CONNECT first")
 
@@ -251,7 +269,9 @@ class MqttConnection(Connection):
     def close(self, reason: str, *, abort: bool = False, mend: str = "") -> None:
         """See `Connection.close`."""
         self.can_take = False
-        super().close(reason, abort=abort, mend=mend)
+        if reason in _REASON_CODES and not self.reason:
+            self._say(_REASON_CODES[reason])
+        super().close(reason, abort=abort and self._core.level != LEVEL_5, mend=mend)
 
     def pause_writing(self) -> None:
         """See `Connection.pause_writing`: what is delivered meanwhile has only its place kept."""
@@ -292,7 +312,7 @@ class MqttConnection(Connection):
         """See `Outlet.end`."""
         self._say(reason_code)
         self._leave(with_will=True)
-        self.close(reason, abort=self._core.level != LEVEL_5)
+        self.close(reason, abort=True)
 
     # -- Waiter
 
@@ -328,6 +348,9 @@ class MqttConnection(Connection):
         longest_s = listener.settings.max_keep_alive_s
         keep_alive_s = min(connect.keep_alive_s or longest_s, longest_s)
         self._limit_s = keep_alive_s * 1.5
+        session.receive_maximum = min(
+            connect.properties.receive_maximum or PACKET_IDS, listener.settings.max_inflight
+        )
         properties = NO_CONNACK_PROPERTIES
         if connect.protocol_level == LEVEL_5:
             asked = connect.properties
@@ -459,8 +482,7 @@ class MqttConnection(Connection):
         if session is None or self._unread or self._core.over:
             return
         self.can_take = True
-        settings = self.listener.settings
-        self.listener.broker.opened(session, min(session.receive_maximum, settings.max_inflight))
+        self.listener.broker.opened(session)
 
     # -- rare things
 

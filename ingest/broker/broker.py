@@ -28,9 +28,17 @@ from ingest.broker.counters import BrokerCounters
 from ingest.broker.fan_out import ROWS_BYTES, FanOut
 from ingest.broker.publisher import MAX_TOPIC_LEVELS, Publisher
 from ingest.broker.queue import QueueFullError, QueueLimits
-from ingest.broker.retained import RetainedMessages
+from ingest.broker.retained import RetainedLimits, RetainedMessage, RetainedMessages, retained_from_row
 from ingest.broker.retaining import Retaining
-from ingest.broker.rows import SUBSCRIPTIONS, RETAINED, Row, split_share, subscription_key, subscription_row
+from ingest.broker.rows import (
+    RETAINED,
+    SUBSCRIPTIONS,
+    Row,
+    StateRowError,
+    split_share,
+    subscription_key,
+    subscription_row,
+)
 from ingest.broker.sender import BEHIND_THE_LOG, Sender
 from ingest.broker.session import MqttSession, Outlet
 from ingest.broker.state import RECEIVED, SESSIONS, received_key, restore_sessions, session_row
@@ -54,6 +62,8 @@ from wire.mqtt.properties import NEVER_EXPIRES_S
 from wire.mqtt.reasons import ReasonCode
 
 TAKEN_OVER: Final = "taken over"
+_MAX_PLACE_BYTES: Final = 8  # of a queued message: two to four are usual
+_BOUND_EVERY: Final = 5  # ticks between two looks at what all queues take: it goes through all that hold anything
 _GRANTED: Final = (ReasonCode.GRANTED_QOS_0, ReasonCode.GRANTED_QOS_1, ReasonCode.GRANTED_QOS_2)
 
 
@@ -91,16 +101,21 @@ class Broker:
         """`reading` is the thread in which subscribers' slices of the log are read, by what `open_reader` gives."""
         self.counters = BrokerCounters()
         self.tree = SubscriptionTree()
-        self._retained_limits = RetainedLimits(
-            max_messages=settings.max_retained_messages, max_size_bytes=settings.max_retained_size_bytes
-        )
         self.sessions: dict[str, MqttSession] = {}
         self.lines = LimitedLog(structlog.get_logger("headrace.mqtt"))
         self._log = log
         self._settings = settings
         self._authorizer = authorizer
         self._queue_limits = QueueLimits(
-            max_messages=settings.max_queued_messages, max_size_bytes=settings.max_queued_bytes_per_session
+            max_messages=settings.max_queued_messages,
+            max_size_bytes=_MAX_PLACE_BYTES * settings.max_queued_messages,
+        )
+        self._ticks = 0
+        self._faults: list[StateRowError] = []
+        self.retained = self._restored_retained(
+            RetainedLimits(
+                max_messages=settings.max_retained_messages, max_size_bytes=settings.max_retained_size_bytes
+            )
         )
         self._wills = Wills(settings.max_will_bytes)
         self._expiring: list[tuple[int, str]] = []
@@ -131,9 +146,8 @@ class Broker:
         """Take over what the tables hold. Every session's connection is gone, and its expiry counts from now."""
         restored = restore_sessions(self._log.rows_now, self._queue_limits)
         now_ms = self._log.now_ms()
-        faults = [*restored.faults, *self.retained.restore(self._log.rows_now(RETAINED))]
-        faults += self._wills.restore(self._log.rows_now(WILLS))
-        for fault in faults:
+        self._faults += [*restored.faults, *self._wills.restore(self._log.rows_now(WILLS))]
+        for fault in self._faults:
             self.lines.warning("state left out", what=fault.what, where=fault.where, mend=fault.mend)
         self.sessions.update(restored.sessions)
         for subscription in restored.subscriptions:
@@ -148,6 +162,15 @@ class Broker:
             if will.due_ms is None:
                 changes.append(self._wills.keep(replace(will, due_ms=now_ms + will.delay_s * 1000)))
         self._change(changes)
+
+    def _restored_retained(self, limits: RetainedLimits) -> RetainedMessages:
+        messages: list[RetainedMessage] = []
+        for topic, value in self._log.rows_now(RETAINED).items():
+            try:
+                messages.append(retained_from_row(topic, value))
+            except StateRowError as error:
+                self._faults.append(error)
+        return RetainedMessages(messages, limits=limits)
 
     async def close(self) -> None:
         """Write what the queues have still to write, and read no more."""
@@ -168,7 +191,20 @@ class Broker:
             if session is not None and session.connection is None and session.expires_ms() == due_ms:
                 self.counters.sessions_expired += 1
                 self.end_session(session)
-        self._change(self.retained.sweep(now_ms))
+        self._change([(RETAINED, topic, None) for topic in self.retained.sweep(now_ms)])
+        self._ticks += 1
+        if self._ticks % _BOUND_EVERY == 0:
+            self._bound_queues()
+
+    def _bound_queues(self) -> None:
+        """Where the places of what waits take too much together, the session with the most has to go."""
+        waiting = self.fan_out.waiting
+        for session in [session for session in waiting if not session.queue.count]:
+            del waiting[session]
+        while waiting and sum(session.queue.size_bytes for session in waiting) > self._settings.max_queued_bytes:
+            longest = max(waiting, key=lambda session: session.queue.size_bytes)
+            del waiting[longest]
+            self._overflowed(longest)
 
     # -- CONNECT and the end of a connection
 
@@ -203,12 +239,11 @@ class Broker:
         self._change(changes)
         return Opened(session=session, session_present=present, durable=bool(changes))
 
-    def opened(self, session: MqttSession, receive_maximum: int) -> None:
+    def opened(self, session: MqttSession) -> None:
         """The CONNACK is on its way: send what waits, and again what was not acknowledged [MQTT-4.4.0-1]."""
-        session.receive_maximum = receive_maximum
-        if not session.has_queue:
+        if not session.has_queue or not session.durable:
             return
-        self.sender.released(session, session.queue.reconnected(receive_maximum))
+        self.sender.released(session, session.queue.reconnected(session.receive_maximum))
         session.keeps_up = False
         self.sender.soon(session)
 
@@ -288,10 +323,9 @@ class Broker:
             return ReasonCode.TOPIC_FILTER_INVALID
         if not self._authorizer.may_subscribe(client, topic_filter):
             return ReasonCode.NOT_AUTHORIZED
-        held = self.tree.of(session.client_id)
-        known = any(one.full_filter == wanted.filter for one in held)
-        if not known and (
-            len(held) >= self._settings.max_subscriptions_per_client or len(self.tree) >= self._settings.max_subscriptions
+        if not self.tree.has(session.client_id, topic_filter, share) and (
+            self.tree.count_of(session.client_id) >= self._settings.max_subscriptions_per_client
+            or len(self.tree) >= self._settings.max_subscriptions
         ):
             return ReasonCode.QUOTA_EXCEEDED
         subscription = Subscription(
@@ -343,9 +377,13 @@ class Broker:
 
     def publish_will(self, will: KeptWill) -> None:
         """Publish a will in the name of its client, and forget it."""
-        changes = _rows(self._wills.discard(will.client_id))
         client = Client(client_id=will.client_id, username=will.username, peer="")
         flags = (FLAG_RETAIN if will.retain else 0) | will.qos << 1
+        if self._log.congested:
+            self._wills.keep(will)  # its row is there still
+            self._log.when_clear(lambda: self._publish_waiting(will))
+            return
+        changes = _rows(self._wills.discard(will.client_id))
         if self._log.full:
             self.lines.warning("will dropped", what="the disk is full", where=f"will of {will.client_id!r}")
         else:
@@ -359,6 +397,11 @@ class Broker:
                 self._log.appended(1, will.size_bytes + to.surplus_bytes + RECORD_OVERHEAD_BYTES)
                 self.counters.wills += 1
         self._change(changes)
+
+    def _publish_waiting(self, will: KeptWill) -> None:
+        """The log has room again for a will that is due, if the client has no other one meanwhile."""
+        if self._wills.get(will.client_id) is will:
+            self.publish_will(will)
 
     # -- what is seen from outside
 

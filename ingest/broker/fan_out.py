@@ -48,6 +48,8 @@ class FanOut:
         """`behind` is told of a connected session that has something to catch up with; `overflowed` of one whose queue
         has no room for what it should get; `released` of QoS 2 messages whose PUBREC is durable."""
         self.recent: Recent[Publication] = Recent()
+        self.waiting: dict[MqttSession, None] = {}
+        """Sessions that something waits for."""
         self._log = log
         self._tree = tree
         self._session_of = session_of
@@ -97,6 +99,8 @@ class FanOut:
             return -1
         if session.durable:
             self._touched[session] = None
+        if session.connection is None or not session.keeps_up:
+            self.waiting[session] = None
         return number
 
     def _staged_append(self, staged: Staged) -> None:

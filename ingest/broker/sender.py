@@ -108,6 +108,8 @@ class Sender:
         for kind, offset in places:
             member = self._fan_out.next_of(kind.group or "")
             if member is not None:
+                if member.durable:
+                    self._fan_out.touch(member)
                 self._fan_out.enqueue(member, kind, offset)
                 member.keeps_up = False
                 self.soon(member)
@@ -245,7 +247,7 @@ class Sender:
             if topic is None:
                 waiting.popleft()
                 continue
-            message = self._retained.get(topic)
+            message = self._retained.get(topic, self._now_ms())
             if message is not None:
                 self._offer_retained(session, connection, message, subscription)
             if budget.spent:

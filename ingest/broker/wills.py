@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from ingest.broker.properties import published_with
 from ingest.broker.rows import Row, StateRowError
+from wire.mqtt.errors import ProtocolError
 from wire.mqtt.packets import Will
 from wire.mqtt.properties import NO_PUBLISH_PROPERTIES, PublishProperties
 from wire.mqtt.property_codec import PUBLISH as PUBLISH_PROPERTIES
@@ -103,10 +104,15 @@ class Wills:
             if will is not None and will.due_ms == due_ms:
                 yield will
 
-    def restore(self, rows: Mapping[str, Any]) -> None:
-        """Take over what the table holds. Raises StateRowError."""
+    def restore(self, rows: Mapping[str, Any]) -> list[StateRowError]:
+        """Take over what the table holds; returns what could not be read."""
+        faults: list[StateRowError] = []
         for client_id, value in rows.items():
-            self.keep(_from_row(client_id, value))
+            try:
+                self.keep(_from_row(client_id, value))
+            except StateRowError as error:
+                faults.append(error)
+        return faults
 
     def all(self) -> list[KeptWill]:
         """Every will."""
@@ -121,7 +127,10 @@ def _row(will: KeptWill) -> list[Any]:
 def _from_row(client_id: str, value: Any) -> KeptWill:
     match value:
         case [str(topic), bytes(payload), int(qos), bool(retain), bytes(encoded), int(delay_s), due_ms, username]:
-            properties = PUBLISH_PROPERTIES.read(encoded, 0, len(encoded))[0] if encoded else NO_PUBLISH_PROPERTIES
+            try:
+                properties = PUBLISH_PROPERTIES.read(encoded, 0, len(encoded))[0] if encoded else NO_PUBLISH_PROPERTIES
+            except ProtocolError as error:
+                raise StateRowError(f"a will's properties: {error.what}", where=f"{WILLS}: {client_id!r}") from error
             return KeptWill(
                 client_id=client_id,
                 username=username,

@@ -17,6 +17,9 @@ from commitlog.reader import FileLogReader
 from commitlog.settings import LogSettings
 from commitlog.storage import SystemFile, SystemStorage
 from core.clock import SystemClock
+from core.threads import SystemThreads
+from ingest.broker.authorizer import ConfiguredRefusals
+from ingest.broker.broker import Broker
 from ingest.limits import Admission
 from ingest.mqtt import MqttListener
 from ingest.routing import Router
@@ -147,7 +150,13 @@ async def edge_box(
     for topic in sorted({EVENTS_TOPIC, "telemetry", *router.topics}):
         await log.create_topic(topic)
     sessions = Sessions(log, log.boot_id, max_devices=max_devices)
-    mqtt_listener = MqttListener(mqtt or MqttSettings(), log, router, sessions, admission=admission)
+    mqtt_settings = mqtt or MqttSettings()
+    refusals = ConfiguredRefusals(publish=mqtt_settings.refuse_publish, subscribe=mqtt_settings.refuse_subscribe)
+    reading = SystemThreads().worker("catch-up", failures.append)
+    broker = Broker(
+        log, router, refusals, mqtt_settings, reading=reading, open_reader=lambda: FileLogReader(data_dir)
+    )
+    mqtt_listener = MqttListener(mqtt_settings, log, broker, sessions, admission=admission)
     tcp_listener = TcpListener(tcp or TcpSettings(), log, sessions, admission=admission)
     box = EdgeBox(data_dir, log, storage, sessions, mqtt_listener, tcp_listener)
     box.failures = failures
@@ -165,6 +174,7 @@ async def edge_box(
         await log.drain()
         for listener in (mqtt_listener, tcp_listener):
             await listener.close()
+        await broker.close()
         await log.close()
 
 

@@ -137,7 +137,8 @@ class Broker:
             now_ms=log.now_ms,
             behind_the_log=self._behind_the_log,
         )
-        self.publisher = Publisher(log, router, authorizer, self.fan_out, Retaining(log, self.retained))
+        self._retaining = Retaining(log, self.retained)
+        self.publisher = Publisher(log, router, authorizer, self.fan_out, self._retaining)
         self._restore()
 
     # -- start and end
@@ -345,7 +346,7 @@ class Broker:
             wanted.retain_handling is RetainHandling.SEND
             or (wanted.retain_handling is RetainHandling.SEND_IF_NEW and replaced is None)
         ):
-            self.sender.send_retained(session, subscription)
+            self._retaining.when_settled(lambda: self.sender.send_retained(session, subscription))
         return _GRANTED[wanted.qos]
 
     def unsubscribe(self, session: MqttSession, unsubscribe: Unsubscribe) -> list[ReasonCode]:

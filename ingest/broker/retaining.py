@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from commitlog.base import Appender, Header
@@ -17,6 +18,8 @@ class Retaining:
         self._log = log
         self._retained = retained
         self._staged: dict[str, RetainedMessage | None] = {}
+        self._in_flight = False
+        self._settled: list[Callable[[], None]] = []
         self.refused = 0
         """Messages that were taken and delivered, and not retained since there was no room."""
         log.before_commit(self._prepare)
@@ -57,7 +60,19 @@ class Retaining:
             else:
                 self.refused += 1
                 del staged[topic]
+        self._in_flight = True
         self._log.join(self, staged)
+
+    def when_settled(self, call: Callable[[], None]) -> None:
+        """Call when what was published by now is retained: at once, or after the commits that it is in.
+
+        Otherwise somebody who subscribes between a publish and its commit would get it neither as a message nor as
+        what is retained.
+        """
+        if self._staged or self._in_flight:
+            self._settled.append(call)
+        else:
+            call()
 
     def committed(self, token: Any) -> None:
         """See `Waiter.committed`."""
@@ -67,6 +82,11 @@ class Retaining:
                 self._retained.remove(topic)
             else:
                 self._retained.set(message)
+        self._in_flight = False
+        if not self._staged:
+            settled, self._settled = self._settled, []
+            for call in settled:
+                call()
 
     def failed(self, token: Any) -> None:
         """See `Waiter.failed`: nothing has changed."""

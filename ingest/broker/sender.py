@@ -233,6 +233,8 @@ class Sender:
 
     def send_retained(self, session: MqttSession, subscription: Subscription) -> None:
         """Send what is retained for a new subscription, as fast as the client and the loop allow [MQTT-3.3.1-6]."""
+        if session.connection is None:
+            return
         waiting = self._retained_for.get(session)
         if waiting is None:
             waiting = self._retained_for[session] = deque()

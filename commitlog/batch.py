@@ -92,8 +92,11 @@ def check_crc(batch: bytes, header: BatchHeader) -> bool:
     return bool(google_crc32c.value(batch[CRC_STARTS_AT:]) == header.crc)
 
 
-def new_builder(codec: int) -> DefaultRecordBatchBuilder:
-    """An empty batch of an unsequenced producer; `codec` is CODEC_NONE or CODEC_ZSTD."""
+def new_builder(codec: int, limit_bytes: int = MAX_BATCH_BYTES) -> DefaultRecordBatchBuilder:
+    """An empty batch of an unsequenced producer; `codec` is CODEC_NONE or CODEC_ZSTD.
+
+    Its `append` returns None, and takes nothing, where a second or later record would bring it to `limit_bytes`.
+    """
     return DefaultRecordBatchBuilder(
         magic=2,
         compression_type=codec,
@@ -101,7 +104,7 @@ def new_builder(codec: int) -> DefaultRecordBatchBuilder:
         producer_id=-1,
         producer_epoch=-1,
         base_sequence=-1,
-        batch_size=MAX_BATCH_BYTES,
+        batch_size=limit_bytes,
     )
 
 

@@ -61,8 +61,8 @@ async def test_a_reader_reads_on_in_a_segment_that_is_deleted_under_it(tmp_path:
             assert reader.read("telemetry", 0, 0, max_bytes=1).next_offset == 2
             cursor = reader._cursors[("telemetry", 0)]
             await log.delete_segments("telemetry", 0, 4, "test")
-            log._segment_thread.submit(log._segments.checkpoint_if_due)
-            await log._segment_thread.run(lambda: None)
+            log._engine.segment_thread.submit(log._engine.segments.checkpoint_if_due)
+            await log._engine.segment_thread.run(lambda: None)
             assert sorted(path.name[:20] for path in partition(tmp_path).glob("*.log*")) == [f"{4:020}"]
             assert len(cursor.file.read(61, 0)) == 61
             part = reader.read("telemetry", 0, 2)

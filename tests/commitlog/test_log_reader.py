@@ -39,8 +39,8 @@ class Box:
         """One flushed batch per value."""
         for value in values:
             await self.log.append([record("telemetry", None, value)])
-            self.log._flush_now()
-            await self.log._segment_thread.run(lambda: None)
+            self.log._engine.flusher.flush_now()
+            await self.log._engine.segment_thread.run(lambda: None)
 
 
 @pytest.fixture
@@ -197,9 +197,9 @@ async def test_jumping_about_reads_the_same(box: Box) -> None:
 
 async def test_offsets_before_the_log_start_are_expired(box: Box) -> None:
     await box.append("v0", "v1", "v2")
-    files = next(f for f in box.log._segments._files.values() if f.topic.name == "telemetry")
+    files = next(f for f in box.log._engine.segments._files.values() if f.topic.name == "telemetry")
     files.log_start = 2
-    box.log._segments.publish_all()
+    box.log._engine.segments.publish_all()
     with closing(box.reader()) as reader:
         part = reader.read("telemetry", 0, 0)
         assert list(part.gaps) == [Gap(first=0, next=2, reason="expired")]
@@ -226,7 +226,7 @@ async def test_the_writer_is_stale_once_its_heartbeat_is_old(box: Box) -> None:
         assert reader.writer_state() is WriterState.LIVE
         box.clock.now_ms += STALE_AFTER_MS + 1
         assert reader.writer_state() is WriterState.STALE
-        box.log._marks.beat(box.clock.monotonic_ms())
+        box.log._engine.marks.beat(box.clock.monotonic_ms())
         assert reader.writer_state() is WriterState.LIVE
 
 

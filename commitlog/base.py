@@ -158,7 +158,10 @@ class Gap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slice:
-    """What one read brought: records in offset order, gaps met on the way, and where to read on."""
+    """What one read brought: records in offset order, gaps met on the way, and where to read on.
+
+    Every offset from the one that was asked for to `next_offset` is a record's or in a gap.
+    """
 
     records: Sequence[Record]
     next_offset: int
@@ -184,8 +187,9 @@ class LogReader(Protocol):
         ...
 
     def read(self, topic: str, partition: int, offset: int, *, max_bytes: int = 1 << 20) -> Slice:
-        """Records from `offset` on, whole batches of about `max_bytes` (at least one batch, stored size).
+        """Records from `offset` on, whole batches of at most about `max_bytes` (at least one batch, stored size).
 
+        A slice may be much shorter, so that its records fit the cache: whoever wants more reads on at `next_offset`.
         At the high watermark the slice is empty and `next_offset == offset`. Offsets that are gone (expired,
         skipped by recovery) come back as gaps. Raises NotFoundError for an unknown topic or partition.
         """

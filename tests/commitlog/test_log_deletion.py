@@ -59,7 +59,8 @@ async def test_a_reader_reads_on_in_a_segment_that_is_deleted_under_it(tmp_path:
         await windows_of_two(log, 3)
         with closing(FileLogReader(tmp_path, clock=clock)) as reader:
             assert reader.read("telemetry", 0, 0, max_bytes=1).next_offset == 2
-            cursor = reader._cursors[("telemetry", 0)]
+            cursor = reader._files("telemetry", 0)._cursor
+            assert cursor is not None
             await log.delete_segments("telemetry", 0, 4, "test")
             log._engine.segment_thread.submit(log._engine.segments.checkpoint_if_due)
             await log._engine.segment_thread.run(lambda: None)

@@ -16,6 +16,7 @@ of offset ranges, one per partition. Timestamps are milliseconds since the epoch
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
@@ -78,6 +79,20 @@ class Position:
     topic: str
     partition: int
     offset: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppendedBatch:
+    """Where the first record of an appended batch stands, and the time that all its records got.
+
+    Both are what a produce response calls them: `base_offset` and `log_append_time`. For a batch that was sent again
+    they are the first one's, as in Kafka; the time is -1 where it is not known any more.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +162,10 @@ class Gap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slice:
-    """What one read brought: records in offset order, gaps met on the way, and where to read on."""
+    """What one read brought: records in offset order, gaps met on the way, and where to read on.
+
+    Every offset from the one that was asked for to `next_offset` is a record's or in a gap.
+    """
 
     records: Sequence[Record]
     next_offset: int
@@ -173,8 +191,9 @@ class LogReader(Protocol):
         ...
 
     def read(self, topic: str, partition: int, offset: int, *, max_bytes: int = 1 << 20) -> Slice:
-        """Records from `offset` on, whole batches of about `max_bytes` (at least one batch, stored size).
+        """Records from `offset` on, whole batches of at most about `max_bytes` (at least one batch, stored size).
 
+        A slice may be much shorter, so that its records fit the cache: whoever wants more reads on at `next_offset`.
         At the high watermark the slice is empty and `next_offset == offset`. Offsets that are gone (expired,
         skipped by recovery) come back as gaps. Raises NotFoundError for an unknown topic or partition.
         """
@@ -220,12 +239,12 @@ class Log(Protocol):
         """
         ...
 
-    async def append_batch(self, topic: str, partition: int, batch: bytes) -> Position:
-        """Append a ready RecordBatch v2 as it is, in one atomic commit; the position is that of its first record.
+    async def append_batch(self, topic: str, partition: int, batch: bytes) -> AppendedBatch:
+        """Append a ready RecordBatch v2 as it is, in one atomic commit; says where and when.
 
         Its records get the time received (timestamp type LogAppendTime). Batches of one producer and partition are
         judged in the order of the calls. One that an idempotent producer sent before is not appended again: it gets the
-        position it got then. Raises a commitlog.batch_errors.BatchError, which carries Kafka's error code, for a batch
+        answer it got then. Raises a commitlog.batch_errors.BatchError, which carries Kafka's error code, for a batch
         that is refused, NotFoundError for an unknown topic or partition, UnavailableError when the log cannot accept
         now.
         """
@@ -319,18 +338,39 @@ class Appender(Protocol):
         """All durable rows of a state table by key, as they are now. Not to be changed by the caller."""
         ...
 
-    def change(self, row: Row) -> None:
-        """Set a row of a state table, or remove it, in the commit that is open: that of everything appended since the
-        last one was taken. Followed, in the same turn of the loop, by a call of `appended` that counts it."""
+    def change(self, row: Row, size_bytes: int) -> None:
+        """Set a row of a state table, or remove it, in the commit that is open; it takes at most so many bytes there.
+
+        Followed, in the same turn of the loop, by a call of `appended` that counts it. Changes of one `whole`, and the
+        records appended there, are in one commit; others need not be.
+        """
+        ...
+
+    def whole(self, records: int, size_bytes: int, changes_bytes: int = 0) -> AbstractContextManager[None]:
+        """What is appended and changed inside is in one commit: at most so many records, and bytes of both kinds.
+
+        Changes inside are counted by `changes_bytes` and go to `change_reserved`.
+        """
+        ...
+
+    def reserve(self, size_bytes: int) -> None:
+        """Count rows that a `before_commit` will change for what is appended next; they are in its commit.
+
+        Raises BadRequestError for what no commit holds.
+        """
+        ...
+
+    def change_reserved(self, row: Row) -> None:
+        """As `change`, for a row whose bytes are counted already."""
         ...
 
     def before_commit(self, prepare: Callable[[], None]) -> None:
-        """Have `prepare()` called whenever the open commit is about to be taken; for as long as the log lives.
+        """Have `prepare()` called whenever what is open is closed, to be committed; for as long as the log lives.
 
-        What it gives to `change` and `join` belongs to that commit. It appends no records.
+        What it gives to `change_reserved` and `join` belongs to what is closed. It appends no records.
         """
         ...
 
     def join(self, waiter: Waiter, token: Any) -> None:
-        """Wait for the commit that is about to be taken. Only from within a `before_commit`."""
+        """Wait for the commit of what is being closed. Only from within a `before_commit`."""
         ...

@@ -205,8 +205,8 @@ class MqttConnection(Connection):
             core.receive(data, log.now_ms())
         except ProtocolError as broken:
             error = broken
-        if core.stored or core.released:
-            self._note_received(core)
+        if core.released:
+            self._note_released(core)
         taken = core.taken
         if taken:
             size_bytes = core.size_bytes
@@ -402,6 +402,8 @@ class MqttConnection(Connection):
         self._remember_topic(topic)
         to = publisher.destination(client, routed, topic, flags, publish.properties)
         append: Append = to.append
+        if flags & FLAG_QOS_2 and self._mqtt is not None and self._mqtt.durable:
+            append = listener.broker.received_target(self._mqtt, self._stored_last, append)
         if to.surplus_bytes > RECORD_OVERHEAD_BYTES:
             append = self._with_surplus(append, to.surplus_bytes)
         return append, to.key, to.headers
@@ -486,11 +488,13 @@ class MqttConnection(Connection):
 
     # -- rare things
 
-    def _note_received(self, core: ServerConnection) -> None:
+    def _note_released(self, core: ServerConnection) -> None:
         session = self._mqtt
         if session is not None:
-            session.received_ids = core.received_ids
-            self.listener.broker.note_received(session, core.stored, core.released)
+            self.listener.broker.note_released(session, core.released)
+
+    def _stored_last(self) -> int:
+        return self._core.stored[-1]
 
     def _note(self, core: ServerConnection) -> None:
         session = self._mqtt
@@ -544,6 +548,7 @@ class MqttConnection(Connection):
         self.can_take = False
         self._forget_topics()
         if session is not None:
+            session.received_ids = self._core.received_ids
             self.listener.broker.closed(session, self, with_will=with_will)
 
     def _say(self, reason_code: ReasonCode) -> None:

@@ -18,14 +18,14 @@ from typing import Any, Final
 
 import structlog
 
-from commitlog.base import Appender, LogReader
+from commitlog.base import Appender, Header, LogReader
 from core.logs import LimitedLog
 from core.threads import Worker
 from ingest.broker.authorizer import Authorizer, Client
 from ingest.broker.catch_up import CatchUp
 from ingest.broker.chunk import Kind
 from ingest.broker.counters import BrokerCounters
-from ingest.broker.fan_out import ROWS_BYTES, FanOut
+from ingest.broker.fan_out import FanOut
 from ingest.broker.publisher import MAX_TOPIC_LEVELS, Publisher
 from ingest.broker.queue import QueueFullError, QueueLimits
 from ingest.broker.retained import RetainedLimits, RetainedMessage, RetainedMessages, retained_from_row
@@ -35,6 +35,7 @@ from ingest.broker.rows import (
     SUBSCRIPTIONS,
     Row,
     StateRowError,
+    row_bytes,
     split_share,
     subscription_key,
     subscription_row,
@@ -49,6 +50,7 @@ from ingest.routing import Router
 from ingest.settings import MqttSettings
 from wire.mqtt.clauses import LEVEL_5
 from wire.mqtt.errors import PublishRefusedError
+from wire.mqtt.events import Append
 from wire.mqtt.packets import (
     FLAG_RETAIN,
     Connect,
@@ -63,6 +65,7 @@ from wire.mqtt.reasons import ReasonCode
 
 TAKEN_OVER: Final = "taken over"
 _MAX_PLACE_BYTES: Final = 8  # of a queued message: two to four are usual
+_RECEIVED_ROW_BYTES: Final = 40
 _BOUND_EVERY: Final = 5  # ticks between two looks at what all queues take: it goes through all that hold anything
 _GRANTED: Final = (ReasonCode.GRANTED_QOS_0, ReasonCode.GRANTED_QOS_1, ReasonCode.GRANTED_QOS_2)
 
@@ -364,15 +367,27 @@ class Broker:
 
     # -- QoS 2 from clients
 
-    def note_received(self, session: MqttSession, stored: Iterable[int], released: Iterable[int]) -> None:
-        """Keep which QoS 2 publishes are in the log and not released, in the commit that holds them."""
-        if not session.durable:
-            return
+    def received_target(self, session: MqttSession, stored: Callable[[], int], append: Append) -> Append:
+        """`append` for QoS 2 publishes of a durable session, and the row that says so, in one commit with the record.
+
+        `stored` gives the packet identifier of the publish that is being appended.
+        """
         client_id = session.client_id
-        for packet_id in stored:
-            self._log.change((RECEIVED, received_key(client_id, packet_id), 1))
-        for packet_id in released:
-            self._log.change((RECEIVED, received_key(client_id, packet_id), None))
+        row_size = len(client_id) * 4 + _RECEIVED_ROW_BYTES
+
+        def put(timestamp_ms: int, key: bytes | None, value: bytes | None, headers: list[Header], /) -> int:
+            headers_size = sum(3 * len(name) + len(content or b"") + 8 for name, content in headers)
+            size_bytes = len(key or b"") + len(value or b"") + headers_size + RECORD_OVERHEAD_BYTES
+            with self._log.whole(1, size_bytes, row_size):
+                self._log.change_reserved((RECEIVED, received_key(client_id, stored()), 1))
+                return append(timestamp_ms, key, value, headers)
+
+        return put
+
+    def note_released(self, session: MqttSession, released: Iterable[int]) -> None:
+        """QoS 2 publishes are released: their identifiers are free once that is committed."""
+        if session.durable:
+            self._change([(RECEIVED, received_key(session.client_id, number), None) for number in released])
 
     # -- wills
 
@@ -507,9 +522,11 @@ class Broker:
     def _change(self, changes: Sequence[Row]) -> None:
         """Put rows into the open commit."""
         if changes:
-            for row in changes:
-                self._log.change(row)
-            self._log.appended(1, ROWS_BYTES * len(changes))
+            size_bytes = [row_bytes(row) for row in changes]
+            with self._log.whole(0, 0, sum(size_bytes)):
+                for row in changes:
+                    self._log.change_reserved(row)
+            self._log.appended(1, sum(size_bytes))
 
 
 def _rows(row: Row | None) -> list[Row]:

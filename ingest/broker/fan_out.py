@@ -12,7 +12,7 @@ counted [MQTT-4.3.1].
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
@@ -28,7 +28,9 @@ from wire.mqtt.events import Append
 from wire.mqtt.frame import Frame
 
 
-ROWS_BYTES: Final = 600  # about what a session's changed rows take in a commit
+ROW_BYTES: Final = 3_000  # at most what a queue's last chunk takes in a commit, with what begins the next one
+PLACE_BYTES: Final = 100  # at most what another place takes, or a row's removal
+TOUCHED_BYTES: Final = 32 << 10  # of rows in one commit that nobody counted: what clients have acknowledged
 
 
 class FanOut:
@@ -59,7 +61,9 @@ class FanOut:
         self._released = released
         self._staged: list[Staged] = []
         self._turns: WeakValueDictionary[tuple[str, str], Turn] = WeakValueDictionary()
+        self._enqueued: dict[MqttSession, None] = {}
         self._touched: dict[MqttSession, None] = {}
+        self._under_way: dict[MqttSession, int] = {}
         log.before_commit(self._prepare)
 
     def target(self, published: Published, append: Append) -> Append:
@@ -67,7 +71,7 @@ class FanOut:
         matched = self._tree.match(published.topic)
         if not matched.direct and not matched.shared:
             return append
-        publication = Publication(published, append, self._staged_append, self.enqueue)
+        publication = Publication(published, append, self)
         for match in matched.direct:
             session = self._session_of(match.client_id)
             if session is not None:
@@ -85,36 +89,63 @@ class FanOut:
                 yield session, subscription
 
     def touch(self, session: MqttSession) -> None:
-        """The queue of this session changed: its rows go into the open commit."""
+        """The queue of this session changed by what its client said: its rows go into one of the next commits."""
         if session not in self._touched:
             self._touched[session] = None
-            self._log.appended(1, ROWS_BYTES)
+            self._log.appended(1, ROW_BYTES)
+
+    def reserve(self, sessions: Iterable[MqttSession]) -> None:
+        """Count what the queues of these durable sessions will write for one more message in each of them.
+
+        To be called before the message is appended: it and its places are then in one commit.
+        """
+        size_bytes = 0
+        for session in sessions:
+            size_bytes += PLACE_BYTES
+            if session not in self._enqueued:
+                size_bytes += ROW_BYTES + 4 * len(session.client_id)
+        self._log.reserve(size_bytes)
 
     def enqueue(self, session: MqttSession, kind: Kind, offset: int) -> int:
-        """Put a place into a session's queue; returns its sequence number, -1 where there is no room for it."""
+        """Put a place into a session's queue, for which there is room (`reserve`).
+
+        Returns its sequence number, -1 where the queue is full.
+        """
         try:
             number = session.queue.append(kind, offset)
         except QueueFullError:
             self._overflowed(session)
             return -1
         if session.durable:
-            self._touched[session] = None
+            self._enqueued[session] = None
         if session.connection is None or not session.keeps_up:
             self.waiting[session] = None
         return number
 
-    def _staged_append(self, staged: Staged) -> None:
-        self._staged.append(staged)
-
-    def enqueue_retained(self, session: MqttSession, kind: Kind, topic: str) -> None:
-        """Put what is retained under an MQTT topic into a session's queue."""
+    def enqueue_alone(self, session: MqttSession, put: Callable[[], object]) -> None:
+        """Put places of messages that are in the log already into a queue."""
+        if session.durable:
+            self.reserve((session,))
         try:
-            session.queue.append_retained(kind, topic)
+            put()
         except QueueFullError:
             self._overflowed(session)
             return
         if session.durable:
-            self.touch(session)
+            self._enqueued[session] = None
+            self._log.appended(1, ROW_BYTES)
+
+    def enqueue_retained(self, session: MqttSession, kind: Kind, topic: str) -> None:
+        """Put what is retained under an MQTT topic into a session's queue."""
+        self.enqueue_alone(session, lambda: session.queue.append_retained(kind, topic))
+
+    def hand_over(self, session: MqttSession, kind: Kind, offset: int) -> None:
+        """Put a message that another member of a shared subscription did not get into a session's queue."""
+        self.enqueue_alone(session, lambda: session.queue.append(kind, offset))
+
+    def stage(self, staged: Staged) -> None:
+        """Deliver this once the open commit is durable."""
+        self._staged.append(staged)
 
     def next_of(self, group: str) -> MqttSession | None:
         """Whose turn it is in a shared subscription, `<share name>/<filter>`."""
@@ -135,24 +166,46 @@ class FanOut:
     # -- commits
 
     def _prepare(self) -> None:
-        """The open commit is about to be taken."""
-        touched, self._touched = self._touched, {}
-        for session in touched:
-            for row in session.queue.take_changes():
-                self._log.change(row)
+        """What is open is being closed: it and the places of its messages are one commit."""
+        taken, self._enqueued = self._enqueued, {}
+        for session in taken:
+            self._take_rows(session)
+        left_bytes = TOUCHED_BYTES
+        while self._touched and left_bytes > 0:
+            session, _ = self._touched.popitem()
+            if session not in taken:
+                left_bytes -= self._take_rows(session)
+                taken[session] = None
         staged, self._staged = self._staged, []
-        if touched or staged:
-            self._log.join(self, (touched, staged))
+        if taken or staged:
+            self._log.join(self, (taken, staged))
+        if self._touched:
+            self._log.appended(1, ROW_BYTES)
+
+    def _take_rows(self, session: MqttSession) -> int:
+        rows = session.queue.take_changes()
+        self._under_way[session] = self._under_way.get(session, 0) + 1
+        for row in rows:
+            self._log.change_reserved(row)
+        return ROW_BYTES + PLACE_BYTES * len(rows)
+
+    def _rows_durable(self, session: MqttSession) -> None:
+        """A commit with rows of this session is durable; a queue hears of the last one that is under way."""
+        left = self._under_way.pop(session) - 1
+        if left:
+            self._under_way[session] = left
+            return
+        released = session.queue.committed()
+        if released:
+            self._released(session, released)
 
     def committed(self, token: Any) -> None:
         """See `Waiter.committed`: the messages of a commit."""
-        touched: dict[MqttSession, None]
+        taken: dict[MqttSession, None]
         staged: list[Staged]
-        touched, staged = token
-        for session in touched:
-            released = session.queue.committed()
-            if released:
-                self._released(session, released)
+        taken, staged = token
+        for session in taken:
+            self._rows_durable(session)
         for publication, offset, payload, timestamp_ms, numbers, picks in staged:
             for session, frame in publication.once:
                 self._send_once(session, frame, payload)
@@ -207,7 +260,12 @@ class FanOut:
             if packet_id is not None:
                 self._sent(connection, queue, frame, packet_id, payload)
                 return
-        self.enqueue(session, kind, offset)
+        try:
+            queue.append(kind, offset)
+        except QueueFullError:
+            self._overflowed(session)
+            return
+        self.waiting[session] = None
         self._miss(session, publication, offset, payload, timestamp_ms)
 
     def _send_durable(

@@ -10,9 +10,9 @@ connection resolves its topics again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Protocol
 
 from commitlog.base import Header
 from ingest.broker.chunk import Kind
@@ -101,23 +101,31 @@ def _readiness(session: MqttSession) -> int:
     return 2 if connection.can_take and session.keeps_up else 1
 
 
+class Stage(Protocol):
+    """What a publication needs of the fan-out."""
+
+    def reserve(self, sessions: Iterable[MqttSession]) -> None:
+        """See `FanOut.reserve`."""
+        ...
+
+    def enqueue(self, session: MqttSession, kind: Kind, offset: int) -> int:
+        """See `FanOut.enqueue`."""
+        ...
+
+    def stage(self, staged: Staged) -> None:
+        """See `FanOut.stage`."""
+        ...
+
+
 class Publication:
     """See the module."""
 
-    __slots__ = ("_append", "_enqueue", "_frames", "_stage", "durable", "live", "once", "published", "shared")
+    __slots__ = ("_append", "_frames", "_stage", "durable", "live", "once", "published", "shared")
 
-    def __init__(
-        self,
-        published: Published,
-        append: Append,
-        stage: Callable[[Staged], None],
-        enqueue: Callable[[MqttSession, Kind, int], int],
-    ) -> None:
-        """`enqueue(session, kind, offset)` puts a place into a session's queue and returns its sequence number."""
+    def __init__(self, published: Published, append: Append, stage: Stage) -> None:
         self.published = published
         self._append = append
         self._stage = stage
-        self._enqueue = enqueue
         self._frames: dict[tuple[int, int, bool, tuple[int, ...]], Frame] = {}
         self.once: list[tuple[MqttSession, Frame]] = []
         """Deliveries of QoS 0."""
@@ -165,19 +173,26 @@ class Publication:
 
     def put(self, timestamp_ms: int, key: bytes | None, value: bytes | None, headers: list[Header], /) -> int:
         """`PartitionAppender.append`, and what the module says."""
+        stage = self._stage
+        picks = [group.pick() for group in self.shared] if self.shared else None
+        if self.durable or picks:
+            sessions = [session for session, _, _ in self.durable]
+            if picks:
+                sessions += [session for session, _, kind in picks if kind is not None and session.durable]
+            if sessions:
+                stage.reserve(sessions)
         offset = self._append(timestamp_ms, key, value, headers)
         numbers: list[int] | None = None
         if self.durable:
-            numbers = [self._enqueue(session, kind, offset) for session, _, kind in self.durable]
-        picks = [self._pick(group, offset) for group in self.shared] if self.shared else None
-        self._stage((self, offset, value or b"", timestamp_ms, numbers, picks))
+            numbers = [stage.enqueue(session, kind, offset) for session, _, kind in self.durable]
+        picked: list[SharedPick] | None = None
+        if picks:
+            picked = [
+                (session, frame, kind, stage.enqueue(session, kind, offset) if kind and session.durable else None)
+                for session, frame, kind in picks
+            ]
+        stage.stage((self, offset, value or b"", timestamp_ms, numbers, picked))
         return offset
-
-    def _pick(self, group: SharedGroup, offset: int) -> SharedPick:
-        session, frame, kind = group.pick()
-        if kind is None or not session.durable:
-            return session, frame, kind, None
-        return session, frame, kind, self._enqueue(session, kind, offset)
 
     def _delivery(
         self, session: MqttSession, qos: int, retain_as_published: bool, identifiers: tuple[int, ...], group: str | None

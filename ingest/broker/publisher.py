@@ -17,6 +17,7 @@ from ingest.broker.properties import headers_of
 from ingest.broker.publication import Published
 from ingest.broker.retaining import Retaining
 from ingest.headers import DEVICE, FIELD, MQTT_DUP, MQTT_QOS, MQTT_RETAIN, MQTT_TOPIC
+from ingest.limits import MAX_SURPLUS_BYTES
 from ingest.routing import Routed, Router
 from wire.mqtt.errors import PublishRefusedError
 from wire.mqtt.events import Append
@@ -90,8 +91,15 @@ class Publisher:
         )
         append = self._fan_out.target(published, partition.append)
         if retain:
-            append = self._retaining.target(topic, qos, properties.message_expiry_interval_s, append)
+            append = self._retaining.target(topic, qos, properties.message_expiry_interval_s, headers, append)
         surplus_bytes = len(key) + sum(len(name) + len(value or b"") for name, value in headers[1:])
+        if surplus_bytes > MAX_SURPLUS_BYTES:
+            raise PublishRefusedError(
+                topic,
+                f"key and headers of its records would take {surplus_bytes} bytes, the limit is {MAX_SURPLUS_BYTES}",
+                mend="a shorter MQTT topic, or a route whose key and field repeat less of it",
+                reason_code=ReasonCode.QUOTA_EXCEEDED,
+            )
         return Destination(append=append, key=key, headers=headers, surplus_bytes=surplus_bytes)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 from commitlog.base import Appender, Header
 from ingest.broker.retained import RetainedMessage, RetainedMessages
 from ingest.broker.rows import RETAINED
 from wire.mqtt.events import Append
+
+_ROW_BYTES: Final = 200  # what a retained message's row takes besides its topic, payload and headers
 
 
 class Retaining:
@@ -24,13 +26,18 @@ class Retaining:
         """Messages that were taken and delivered, and not retained since there was no room."""
         log.before_commit(self._prepare)
 
-    def target(self, topic: str, qos: int, expiry_s: int | None, append: Append) -> Append:
+    def target(
+        self, topic: str, qos: int, expiry_s: int | None, headers: Sequence[Header], append: Append
+    ) -> Append:
         """`append`, and keep what is appended as the topic's retained message; an empty one removes it.
 
         [MQTT-3.3.1-5] [MQTT-3.3.1-10] [MQTT-3.3.1-11] [MQTT5-3.3.1-5] [MQTT5-3.3.1-6] [MQTT5-3.3.1-7]
         """
 
+        headers_bytes = _ROW_BYTES + 4 * len(topic) + sum(len(name) * 3 + len(v or b"") + 16 for name, v in headers)
+
         def put(timestamp_ms: int, key: bytes | None, value: bytes | None, headers: list[Header], /) -> int:
+            self._log.reserve(len(value or b"") + headers_bytes)
             offset = append(timestamp_ms, key, value, headers)
             if value:
                 expires_ms = None if expiry_s is None else timestamp_ms + expiry_s * 1000
@@ -54,9 +61,9 @@ class Retaining:
         staged, self._staged = self._staged, {}
         for topic, message in list(staged.items()):
             if message is None:
-                self._log.change((RETAINED, topic, None))
+                self._log.change_reserved((RETAINED, topic, None))
             elif self._retained.has_room(message):
-                self._log.change(message.row())
+                self._log.change_reserved(message.row())
             else:
                 self.refused += 1
                 del staged[topic]

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+import msgspec
+
 from core.errors import HeadraceError
 from ingest.broker.subscriptions import Subscription
 
@@ -32,6 +34,11 @@ class StateRowError(HeadraceError):
 
     def __init__(self, what: str, *, where: str) -> None:
         super().__init__(what, where=where, mend="the session it belongs to has to end; the client subscribes again")
+
+
+def row_bytes(row: Row) -> int:
+    """What a change of a table takes in the log's journal."""
+    return len(msgspec.msgpack.encode(row))
 
 
 def seq_key(client_id: str, seq: int) -> str:

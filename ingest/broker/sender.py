@@ -108,9 +108,7 @@ class Sender:
         for kind, offset in places:
             member = self._fan_out.next_of(kind.group or "")
             if member is not None:
-                if member.durable:
-                    self._fan_out.touch(member)
-                self._fan_out.enqueue(member, kind, offset)
+                self._fan_out.hand_over(member, kind, offset)
                 member.keeps_up = False
                 self.soon(member)
 

@@ -326,7 +326,7 @@ class Broker:
         if topic_filter.count("/") >= MAX_TOPIC_LEVELS:
             return ReasonCode.TOPIC_FILTER_INVALID
         if not self._authorizer.may_subscribe(client, topic_filter):
-            return ReasonCode.NOT_AUTHORIZED
+            return ReasonCode.UNSPECIFIED_ERROR  # 0x80, which clients of both versions know; some 5.0 ones no other
         if not self.tree.has(session.client_id, topic_filter, share) and (
             self.tree.count_of(session.client_id) >= self._settings.max_subscriptions_per_client
             or len(self.tree) >= self._settings.max_subscriptions

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 PENDING = frozenset(
-    [
+    {
         "MQTT-2.3.1-4",
         "MQTT-2.3.1-6",
         "MQTT-2.3.1-7",
@@ -228,5 +228,5 @@ PENDING = frozenset(
         "MQTT5-6.0.0-1",
         "MQTT5-6.0.0-2",
         "MQTT5-6.0.0-4",
-    ]
+    }
 )

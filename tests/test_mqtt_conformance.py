@@ -40,10 +40,22 @@ def rows() -> tuple[Row, ...]:
 def collected() -> tuple[str, ...]:
     """The ids of every test in the files that the table names, as pytest itself gives them."""
     files = sorted({test.partition("::")[0] for row in rows() for test in row.tests})
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-qq", "-p", "no:randomly", "-p", "no:cacheprovider"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--collect-only",
+        "-q",
+        "-o",
+        "addopts=",
+        "-p",
+        "no:randomly",
+        "-p",
+        "no:cacheprovider",
+    ]
     environment = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
     done = subprocess.run(
-        [*command, "-o", "addopts=", "-q", *files],
+        [*command, *files],
         cwd=ROOT,
         env=environment,
         capture_output=True,

@@ -1,4 +1,5 @@
-"""What the MQTT core costs per PUBLISH: `ServerConnection.receive` alone, with an append that does nothing.
+"""What the MQTT core costs per PUBLISH: `ServerConnection.receive` alone, with an append that does nothing; and what
+reading the properties of a 5.0 PUBLISH in place costs, and writing one message for one more subscriber.
 
     python -m benchmarks.parse_publish [--messages 20000] [--rounds 15]
 
@@ -17,7 +18,10 @@ from collections.abc import Callable, Sequence
 
 from wire.mqtt.encode import encode_connect, encode_publish
 from wire.mqtt.events import Target
+from wire.mqtt.outgoing import OutgoingPublish
 from wire.mqtt.packets import ConnAck, Connect, Publish
+from wire.mqtt.properties import NO_PUBLISH_PROPERTIES, PublishProperties
+from wire.mqtt.property_codec import PUBLISH, read_publish_properties
 from wire.mqtt.server import ServerConnection
 
 PACKETS_PER_CHUNK = (1, 10, 100)
@@ -59,6 +63,44 @@ def receive_loop(qos: int, packets: int, messages: int) -> Callable[[], int]:
     return run
 
 
+def property_loop(properties: PublishProperties, messages: int) -> Callable[[], int]:
+    encoded = PUBLISH.encode(properties) + b" " * PAYLOAD_SIZE_BYTES
+    read, end = read_publish_properties, len(encoded)
+
+    def run() -> int:
+        for _ in range(messages):
+            read(encoded, 0, end)
+        return messages
+
+    return run
+
+
+def outgoing_loop(level: int, subscription_identifiers: tuple[int, ...], messages: int) -> Callable[[], int]:
+    message = OutgoingPublish(topic="devices/pump-0001/telemetry", payload=b" " * PAYLOAD_SIZE_BYTES, level=level)
+    shared = message.parts(qos=1)
+
+    def run() -> int:
+        for _ in range(messages):
+            parts = message.parts(qos=1, subscription_identifiers=subscription_identifiers)
+            parts.packet(7)
+        return messages
+
+    def run_shared() -> int:
+        for _ in range(messages):
+            shared.packet(7)
+        return messages
+
+    return run if subscription_identifiers else run_shared
+
+
+PROPERTY_LOADS = {
+    "none": NO_PUBLISH_PROPERTIES,
+    "a topic alias": PublishProperties(topic_alias=1),
+    "expiry and content type": PublishProperties(message_expiry_interval_s=60, content_type="application/json"),
+    "two user properties": PublishProperties(user_properties=(("site", "north"), ("fw", "1.2.3"))),
+}
+
+
 def append_loop(messages: int) -> Callable[[], int]:
     headers: list[tuple[str, bytes | None]] = []
 
@@ -95,6 +137,12 @@ def main() -> None:
                 f"QoS {qos}, {packets:3d} a chunk: best {costs[0]:4.0f} ns, median {statistics.median(costs):4.0f} ns; "
                 f"less the append {costs[0] - append_ns:4.0f} ns; {1e9 / costs[0]:,.0f} messages/s"
             )
+    for name, properties in PROPERTY_LOADS.items():
+        costs = measure(property_loop(properties, options.messages), options.rounds)
+        print(f"5.0 properties, {name}: best {costs[0]:4.0f} ns, median {statistics.median(costs):4.0f} ns")
+    for level, name, identifiers in ((4, "3.1.1", ()), (5, "5.0", ()), (5, "5.0 with an identifier of its own", (7,))):
+        costs = measure(outgoing_loop(level, identifiers, options.messages), options.rounds)
+        print(f"one more subscriber, {name}: best {costs[0]:4.0f} ns, median {statistics.median(costs):4.0f} ns")
 
 
 if __name__ == "__main__":

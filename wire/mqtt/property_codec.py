@@ -178,7 +178,8 @@ class Carrier(Generic[_P]):
         rows = {name: row for row in PROPERTIES for name in (row.name, row.plural) if name is not None}
         self._written = tuple((name, rows[name], name == rows[name].plural) for name in names)
         self._by_number = {
-            row.number: (name, row, repeats, row.is_judged, row.kind.read) for name, row, repeats in self._written
+            row.number: (name, row, repeats, row.is_judged, row.kind.read, row.shown)
+            for name, row, repeats in self._written
         }
 
     @property
@@ -209,14 +210,14 @@ class Carrier(Generic[_P]):
             found = by_number.get(data[at])
             if found is None:
                 raise self._not_carried(data, at, stop)
-            name, row, repeats, is_judged, read = found
-            value, after = read(data, at + 1, stop, row.shown)
+            name, row, repeats, is_judged, read, shown = found
+            value, after = read(data, at + 1, stop, shown)
             if is_judged:
                 value = row.judge(value, at)
             if repeats:
                 values.setdefault(name, []).append(value)
             elif name in values:
-                raise ProtocolError(row.clause, f"the {row.shown} comes twice", offset=at)
+                raise ProtocolError(row.clause, f"the {shown} comes twice", offset=at)
             else:
                 values[name] = value
             at = after

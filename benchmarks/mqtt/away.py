@@ -1,4 +1,4 @@
-"""A persistent subscriber goes away, a million messages come, it returns: what that costs it, the server, the others."""
+"""A persistent subscriber goes away, a million messages come, it returns: the cost to it, the server and others."""
 
 from __future__ import annotations
 

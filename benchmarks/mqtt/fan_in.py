@@ -1,4 +1,4 @@
-"""Many publishers at QoS 1, and one QoS 1 subscriber to everything: an ingester that reads a fleet through the broker."""
+"""Many publishers at QoS 1, one QoS 1 subscriber to everything: an ingester that reads a fleet through the broker."""
 
 from __future__ import annotations
 

@@ -21,9 +21,10 @@ class MemorySeries:
         self._every_s = every_s
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._sample, name="memory-series", daemon=True)
-        self.rss_bytes: list[float] = []
+        self.rss_bytes: list[float] = []  # never empty within the context
 
     def __enter__(self) -> Self:
+        self.rss_bytes.append(process_memory(self._pid).rss_bytes)
         self._thread.start()
         return self
 
@@ -34,12 +35,11 @@ class MemorySeries:
         self._thread.join()
 
     def _sample(self) -> None:
-        while not self._end.is_set():
+        while not self._end.wait(self._every_s):
             try:
                 self.rss_bytes.append(process_memory(self._pid).rss_bytes)
             except FileNotFoundError:
                 return  # the server has ended: its loaders say why
-            self._end.wait(self._every_s)
 
 
 def growth_bytes(series: Sequence[float]) -> float:

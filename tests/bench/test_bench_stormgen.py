@@ -102,7 +102,7 @@ async def test_all_come_back_once_and_every_reading_is_answered(program: Path, a
 @pytest.mark.parametrize(("persistent", "dup"), [(False, 0x00), (True, 0x08)])
 async def test_what_was_unanswered_is_sent_again(program: Path, persistent: bool, dup: int) -> None:
     fake = FakeServer(first=1, unanswered=3)
-    *_, result = await storm(program, fake, connections=1, window=3, persistent=persistent)
+    *_, result = await storm(program, fake, connections=1, window=3, steady=0.5, persistent=persistent)
     again = [packet for packet, times in sequences(fake).items() if times == 2]
     assert (result["resent"], len(again)) == (3, 3)
     assert {packet[0] & 0x08 for packet in fake.published} == {0, dup}

@@ -30,7 +30,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import measure
-from benchmarks.loads import Load, Loader, LoadResult, Timing, compile_loader, parse_load
+from benchmarks.loader import compile_loader
+from benchmarks.loads import Load, Loader, LoadResult, Timing, parse_load
 from benchmarks.measure import BenchmarkError, BlockDevice, DiskRate
 from benchmarks.report import Figures, Round, disturbed, markdown_table, reasons_to_void, summarise, text_table
 from benchmarks.servers import (

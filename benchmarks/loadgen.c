@@ -13,53 +13,33 @@
  *
  * Standard output carries one JSON object a line: "connected", "measuring" (warm-up over), "result". After the result
  * the connections stay open until standard input ends, so that the caller can look at the server with its clients on.
+ * The interval ends after --seconds, or earlier: when --messages are answered, or when the caller sends a line.
  */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
-#include <errno.h>
-#include <fcntl.h>
+#define PROGRAM "loadgen"
+#include "latency.h"
+#include "loader.h"
+#include "packets.h"
+
 #include <getopt.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <signal.h>
-#include <stdarg.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/epoll.h>
-#include <sys/resource.h>
-#include <sys/socket.h>
-#include <sys/timerfd.h>
-#include <time.h>
-#include <unistd.h>
 
 enum {
-    MIN_PAYLOAD = 110,       /* the fixed fields of a reading, with the longest numbers */
-    MAX_PAYLOAD = 8192,      /* keeps a packet's remaining length within two bytes */
-    MAX_WINDOW = 65535,      /* packet ids are 16 bits, and 0 is none */
-    MAX_CONNECTIONS = 28000, /* the ephemeral ports of one loopback address */
-    CONNECTS_IN_FLIGHT = 64, /* below the listen backlog of common servers: a dropped SYN would cost a second */
-    CONNECT_PATIENCE_MS = 30000,
+    MAX_WINDOW = 65535, /* packet ids are 16 bits, and 0 is none */
     INPUT_BYTES = 4096,
-    EVENTS = 1024,
-    TICK_MS = 10, /* how late the end of a phase may be noticed when no event comes */
 };
-
-enum { CONNACK = 2, PUBACK = 4, PINGRESP = 13 }; /* [MQTT 3.1.1, table 2.1] */
 
 typedef struct {
     int port, connections, qos, window, payload_bytes;
-    double warmup_s, seconds, rate;
+    double warmup_s, seconds, rate, messages;
+    const char *name, *leaf;
 } Options;
 
 typedef struct {
     int fd, index;
     bool connected, wants_write;
     uint64_t sequence, due_ns;
-    int topic_len;
-    char topic[48];
+    Topic topic;
     uint16_t *free_ids; /* a stack of the slots that are not in flight */
     int free_count;
     uint64_t *sent_ns; /* by slot; 0 = not in flight */
@@ -69,96 +49,23 @@ typedef struct {
     uint8_t *out;
 } Connection;
 
-/* Latencies in microseconds, in buckets of less than 1 % width: exact below 256 us, then 128 to each doubling. */
-enum { LINEAR = 256, STEPS = 128, BUCKETS = LINEAR + STEPS * 40 };
-static uint64_t histogram[BUCKETS];
-static uint64_t max_us;
-
-static Options options = {.connections = 100, .qos = 1, .window = 10, .payload_bytes = 120, .warmup_s = 2, .seconds = 10};
+static Latencies latencies;
+static Options options = {.connections = 100, .qos = 1, .window = 10, .payload_bytes = 120, .warmup_s = 2, .seconds = 10,
+                          .name = "dev", .leaf = "telemetry"};
 static Connection *connections;
+static Connection caller; /* stands for standard input among the events */
+static bool told_to_stop;
 static int epoll_fd, timer_fd;
 static int slots;       /* answers a connection may be waiting for */
 static int slot_weight; /* messages that one answer confirms */
 static size_t packet_bytes, out_capacity;
 static uint64_t sent_total, acked_total, skipped; /* skipped counts from the start of the measured interval */
 
-static _Noreturn void __attribute__((format(printf, 1, 2))) die(const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    fputs("loadgen: ", stderr);
-    vfprintf(stderr, format, args);
-    fputc('\n', stderr);
-    va_end(args);
-    exit(1);
-}
-
-static void *allocate(size_t count, size_t size)
-{
-    void *memory = calloc(count, size);
-    if (memory == NULL)
-        die("out of memory for %zu x %zu bytes", count, size);
-    return memory;
-}
-
-static uint64_t clock_ns(clockid_t clock)
-{
-    struct timespec t;
-    clock_gettime(clock, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
-static uint64_t now_ns(void)
-{
-    return clock_ns(CLOCK_MONOTONIC);
-}
-
-/* --- latencies ------------------------------------------------------------------------------------------------- */
-
-static int bucket_of(uint64_t us)
-{
-    if (us < LINEAR)
-        return (int)us;
-    int shift = 63 - __builtin_clzll(us) - 7; /* leaves us >> shift within 128..255 */
-    int bucket = LINEAR + (shift - 1) * STEPS + (int)(us >> shift) - STEPS;
-    return bucket < BUCKETS ? bucket : BUCKETS - 1;
-}
-
-static uint64_t bucket_floor(int bucket)
-{
-    if (bucket < LINEAR)
-        return (uint64_t)bucket;
-    int shift = (bucket - LINEAR) / STEPS + 1;
-    return (uint64_t)((bucket - LINEAR) % STEPS + STEPS) << shift;
-}
-
-static void record_latency(uint64_t us, uint64_t messages)
-{
-    histogram[bucket_of(us)] += messages;
-    if (us > max_us)
-        max_us = us;
-}
-
-static uint64_t percentile(double fraction)
-{
-    uint64_t total = 0, seen = 0;
-    for (int i = 0; i < BUCKETS; i++)
-        total += histogram[i];
-    for (int i = 0; i < BUCKETS; i++) {
-        seen += histogram[i];
-        if (total > 0 && (double)seen >= fraction * (double)total)
-            return bucket_floor(i);
-    }
-    return 0;
-}
-
 /* --- writing --------------------------------------------------------------------------------------------------- */
 
 static void watch(Connection *c, bool write_too)
 {
-    struct epoll_event event = {.events = EPOLLIN | (write_too ? EPOLLOUT : 0), .data.ptr = c};
-    if (epoll_ctl(epoll_fd, EPOLL_CTL_MOD, c->fd, &event) != 0)
-        die("epoll_ctl: %s", strerror(errno));
+    epoll_set(epoll_fd, EPOLL_CTL_MOD, c->fd, EPOLLIN | (write_too ? EPOLLOUT : 0), c);
     c->wants_write = write_too;
 }
 
@@ -196,61 +103,10 @@ static uint8_t *reserve(Connection *c, size_t bytes)
     return at;
 }
 
-static char *put_text(char *at, const char *text, size_t length)
+static void publish(Connection *c, uint16_t packet_id, uint64_t time_ms)
 {
-    memcpy(at, text, length);
-    return at + length;
-}
-
-static char *put_number(char *at, uint64_t value, int min_digits)
-{
-    char digits[20];
-    int count = 0;
-    do {
-        digits[count++] = (char)('0' + value % 10);
-        value /= 10;
-    } while (value > 0 || count < min_digits);
-    while (count > 0)
-        *at++ = digits[--count];
-    return at;
-}
-
-#define PUT(at, literal) put_text(at, literal, sizeof(literal) - 1)
-
-/* One JSON reading of exactly payload_bytes; by hand, since printf would cost the loader more than its system calls. */
-static void put_reading(char *at, uint64_t sequence, uint64_t time_ms)
-{
-    char *end = at + options.payload_bytes;
-    at = put_number(PUT(at, "{\"ts\":"), time_ms, 1);
-    at = put_number(PUT(at, ",\"seq\":"), sequence, 1);
-    at = put_number(PUT(at, ",\"temperature\":"), 20 + sequence % 1000 / 100, 1);
-    at = put_number(PUT(at, "."), sequence % 100, 2);
-    at = put_number(PUT(at, ",\"vibration\":0."), sequence % 97 * 13, 4);
-    at = put_number(PUT(at, ",\"rpm\":"), 1480 + sequence % 40, 1);
-    at = PUT(at, ",\"status\":\"ok\",\"p\":\"");
-    memset(at, 'x', (size_t)(end - at) - 2);
-    PUT(end - 2, "\"}");
-}
-
-static void put_publish(Connection *c, uint16_t packet_id, uint64_t time_ms)
-{
-    size_t id_bytes = options.qos > 0 ? 2 : 0;
-    size_t remaining = 2 + (size_t)c->topic_len + id_bytes + (size_t)options.payload_bytes;
-    size_t length_bytes = remaining < 128 ? 1 : 2;
-    uint8_t *at = reserve(c, 1 + length_bytes + remaining);
-    *at++ = (uint8_t)(0x30 | options.qos << 1);
-    if (length_bytes == 2)
-        *at++ = (uint8_t)(remaining % 128 | 128);
-    *at++ = (uint8_t)(length_bytes == 2 ? remaining / 128 : remaining);
-    *at++ = 0;
-    *at++ = (uint8_t)c->topic_len;
-    memcpy(at, c->topic, (size_t)c->topic_len);
-    at += c->topic_len;
-    if (id_bytes > 0) {
-        *at++ = (uint8_t)(packet_id >> 8);
-        *at++ = (uint8_t)packet_id;
-    }
-    put_reading((char *)at, c->sequence++, time_ms);
+    uint8_t *at = reserve(c, publish_bytes(&c->topic, options.qos, options.payload_bytes));
+    put_publish(at, &c->topic, options.qos, false, packet_id, options.payload_bytes, c->sequence++, time_ms);
     sent_total++;
 }
 
@@ -260,15 +116,20 @@ static void send_slot(Connection *c, uint64_t since_ns, uint64_t time_ms)
     uint16_t id = c->free_ids[--c->free_count];
     c->sent_ns[id] = since_ns;
     for (int i = 0; i < slot_weight; i++)
-        put_publish(c, id, time_ms);
+        publish(c, id, time_ms);
     if (options.qos == 0)
         memcpy(reserve(c, 2), "\xC0\x00", 2); /* PINGREQ */
 }
 
+static bool all_sent(void)
+{
+    return options.messages > 0 && (double)sent_total >= options.messages;
+}
+
 static void fill_window(Connection *c)
 {
-    uint64_t now = now_ns(), time_ms = clock_ns(CLOCK_REALTIME) / 1000000;
-    while (c->free_count > 0)
+    uint64_t now = now_ns(), time_ms = wall_ms();
+    while (c->free_count > 0 && !all_sent())
         send_slot(c, now, time_ms);
     flush(c);
 }
@@ -280,7 +141,7 @@ static void confirm(Connection *c, uint16_t id, uint64_t now)
     if (id == 0 || id > slots || c->sent_ns[id] == 0)
         die("connection %d: an answer for packet id %u, which is not in flight", c->index, id);
     uint64_t since = c->sent_ns[id];
-    record_latency(now > since ? (now - since) / 1000 : 0, (uint64_t)slot_weight);
+    record_latency(&latencies, now > since ? (now - since) / 1000 : 0, (uint64_t)slot_weight);
     c->sent_ns[id] = 0;
     c->free_ids[c->free_count++] = id;
     acked_total += (uint64_t)slot_weight;
@@ -331,44 +192,19 @@ static void read_answers(Connection *c)
 
 /* --- connecting ------------------------------------------------------------------------------------------------ */
 
-static void put_connect(Connection *c)
-{
-    char id[16];
-    int id_len = snprintf(id, sizeof id, "dev-%06d", c->index);
-    uint8_t *at = reserve(c, 14 + (size_t)id_len);
-    *at++ = 0x10;
-    *at++ = (uint8_t)(12 + id_len);
-    memcpy(at, "\0\4MQTT\4\2\0\0", 10); /* level 4, clean session, no keep-alive */
-    at += 10;
-    *at++ = 0;
-    *at++ = (uint8_t)id_len;
-    memcpy(at, id, (size_t)id_len);
-}
-
 static void open_connection(Connection *c, int index)
 {
     c->index = index;
-    c->topic_len = snprintf(c->topic, sizeof c->topic, "devices/dev-%06d/telemetry", index);
+    c->topic = topic_of(options.name, options.leaf, index);
     c->out = allocate(1, out_capacity);
     c->free_ids = allocate((size_t)slots, sizeof *c->free_ids);
     c->sent_ns = allocate((size_t)slots + 1, sizeof *c->sent_ns);
     for (int i = 0; i < slots; i++)
         c->free_ids[i] = (uint16_t)(slots - i);
     c->free_count = slots;
-    c->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (c->fd < 0)
-        die("socket %d: %s", index, strerror(errno));
-    int one = 1;
-    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)options.port)};
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    if (connect(c->fd, (struct sockaddr *)&address, sizeof address) != 0)
-        die("connect %d to 127.0.0.1:%d: %s", index, options.port, strerror(errno));
-    fcntl(c->fd, F_SETFL, O_NONBLOCK);
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = c};
-    if (epoll_ctl(epoll_fd, EPOLL_CTL_ADD, c->fd, &event) != 0)
-        die("epoll_ctl: %s", strerror(errno));
-    put_connect(c);
+    c->fd = dial(options.port, index);
+    epoll_set(epoll_fd, EPOLL_CTL_ADD, c->fd, EPOLLIN, c);
+    c->out_len = put_connect(c->out, options.name, index, true, 0);
     flush(c);
 }
 
@@ -395,19 +231,12 @@ static void connect_all(void)
 
 /* --- the run --------------------------------------------------------------------------------------------------- */
 
-static void set_timer(uint64_t at_ns)
-{
-    struct itimerspec when = {.it_value = {.tv_sec = (time_t)(at_ns / 1000000000u), .tv_nsec = (long)(at_ns % 1000000000u)}};
-    if (timerfd_settime(timer_fd, TFD_TIMER_ABSTIME, &when, NULL) != 0)
-        die("timerfd_settime: %s", strerror(errno));
-}
-
 /* Connections have the same period and evenly spread phases, so they fall due in the order of their index, round and
  * round. Sends what is due and sets the timer for the next. */
 static void publish_due(uint64_t now)
 {
     static int next;
-    uint64_t period_ns = (uint64_t)(1e9 / options.rate), time_ms = clock_ns(CLOCK_REALTIME) / 1000000;
+    uint64_t period_ns = (uint64_t)(1e9 / options.rate), time_ms = wall_ms();
     for (int walked = 0; walked < options.connections && connections[next].due_ns <= now; walked++) {
         Connection *c = connections + next;
         if (c->free_count > 0) {
@@ -419,17 +248,24 @@ static void publish_due(uint64_t now)
         c->due_ns += period_ns;
         next = (next + 1) % options.connections;
     }
-    set_timer(connections[next].due_ns);
+    set_timer(timer_fd, connections[next].due_ns);
 }
 
 static void start_paced(uint64_t start)
 {
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
-    timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
-    if (timer_fd < 0 || epoll_ctl(epoll_fd, EPOLL_CTL_ADD, timer_fd, &event) != 0)
-        die("timerfd: %s", strerror(errno));
+    timer_fd = new_timer();
+    epoll_set(epoll_fd, EPOLL_CTL_ADD, timer_fd, EPOLLIN, NULL);
     for (int i = 0; i < options.connections; i++)
         connections[i].due_ns = start + (uint64_t)(1e9 / options.rate * i / options.connections);
+}
+
+static void hear_caller(void)
+{
+    int lines = lines_from_caller();
+    if (lines > 0)
+        told_to_stop = true;
+    if (lines < 0 && epoll_ctl(epoll_fd, EPOLL_CTL_DEL, STDIN_FILENO, NULL) != 0)
+        die("epoll_ctl: %s", strerror(errno));
 }
 
 static void serve_events(void)
@@ -440,6 +276,10 @@ static void serve_events(void)
         Connection *c = events[i].data.ptr;
         if (c == NULL)
             continue; /* the timer: publish_due sets it anew */
+        if (c == &caller) {
+            hear_caller();
+            continue;
+        }
         if (events[i].events & EPOLLOUT)
             flush(c);
         if (events[i].events & ~(uint32_t)EPOLLOUT) {
@@ -450,74 +290,69 @@ static void serve_events(void)
     }
 }
 
-static double cpu_s(struct timeval t)
+static bool finished(bool measuring)
 {
-    return (double)t.tv_sec + (double)t.tv_usec / 1e6;
+    bool all_answered = all_sent() && acked_total >= sent_total;
+    return measuring && (told_to_stop || all_answered);
+}
+
+static void print_result(uint64_t interval_ns, uint64_t total_ns, double connect_s, uint64_t acked, Cpu before)
+{
+    Cpu after = own_cpu();
+    double interval_s = (double)interval_ns / 1e9;
+    printf("{\"event\":\"result\",\"interval_s\":%.6f,\"total_s\":%.6f,\"connect_s\":%.6f,\"acked\":%llu,"
+           "\"acked_per_s\":%.1f,\"acked_total\":%llu,\"sent_total\":%llu,\"skipped\":%llu,\"p50_us\":%llu,"
+           "\"p99_us\":%llu,\"max_us\":%llu,\"user_s\":%.6f,\"system_s\":%.6f}\n",
+           interval_s, (double)total_ns / 1e9, connect_s, (unsigned long long)acked, (double)acked / interval_s,
+           (unsigned long long)acked_total, (unsigned long long)sent_total, (unsigned long long)skipped,
+           (unsigned long long)percentile(&latencies, 0.5), (unsigned long long)percentile(&latencies, 0.99),
+           (unsigned long long)latencies.max_us, after.user_s - before.user_s, after.system_s - before.system_s);
 }
 
 static void run(double connect_s)
 {
     uint64_t start = now_ns(), measure_from = start + (uint64_t)(options.warmup_s * 1e9), acked_before = 0;
     uint64_t end = measure_from + (uint64_t)(options.seconds * 1e9), now;
-    struct rusage before = {0}, after;
+    Cpu before = {0};
     bool measuring = false;
+    watch_caller(epoll_fd, &caller);
     if (options.rate > 0)
         start_paced(start);
     for (int i = 0; options.rate == 0 && i < options.connections; i++)
         fill_window(connections + i);
-    while ((now = now_ns()) < end) {
+    while ((now = now_ns()) < end && !finished(measuring)) {
         if (!measuring && now >= measure_from) {
             measuring = true;
             measure_from = now;
-            memset(histogram, 0, sizeof histogram);
-            max_us = skipped = 0;
+            forget_latencies(&latencies);
+            skipped = 0;
             acked_before = acked_total;
-            getrusage(RUSAGE_SELF, &before);
+            before = own_cpu();
             puts("{\"event\":\"measuring\"}");
         }
         if (options.rate > 0)
             publish_due(now);
         serve_events();
     }
-    getrusage(RUSAGE_SELF, &after);
-    double interval_s = (double)(now - measure_from) / 1e9;
-    printf("{\"event\":\"result\",\"interval_s\":%.6f,\"total_s\":%.6f,\"connect_s\":%.6f,\"acked\":%llu,"
-           "\"acked_per_s\":%.1f,\"acked_total\":%llu,\"sent_total\":%llu,\"skipped\":%llu,\"p50_us\":%llu,"
-           "\"p99_us\":%llu,\"max_us\":%llu,\"user_s\":%.6f,\"system_s\":%.6f}\n",
-           interval_s, (double)(now - start) / 1e9, connect_s, (unsigned long long)(acked_total - acked_before),
-           (double)(acked_total - acked_before) / interval_s, (unsigned long long)acked_total,
-           (unsigned long long)sent_total, (unsigned long long)skipped, (unsigned long long)percentile(0.5),
-           (unsigned long long)percentile(0.99), (unsigned long long)max_us,
-           cpu_s(after.ru_utime) - cpu_s(before.ru_utime), cpu_s(after.ru_stime) - cpu_s(before.ru_stime));
+    print_result(now - measure_from, now - start, connect_s, acked_total - acked_before, before);
 }
 
 /* Waits until the caller closes our standard input, then takes leave of the server. */
 static void hold_then_disconnect(void)
 {
-    char ignored[64];
-    while (read(STDIN_FILENO, ignored, sizeof ignored) > 0)
-        continue;
+    wait_for_end_of_input();
     for (int i = 0; i < options.connections; i++) {
         Connection *c = connections + i;
         while (read(c->fd, c->in, sizeof c->in) > 0)
             continue; /* answers left unread would turn the close into a reset */
         bool between_packets = c->out_done == c->out_len;
-        if (between_packets && write(c->fd, "\xE0\x00", 2) < 0) /* DISCONNECT */
+        if (between_packets && write(c->fd, DISCONNECT, 2) < 0)
             continue; /* the server was faster to hang up; nothing is measured any more */
         close(c->fd);
     }
 }
 
 /* --- options --------------------------------------------------------------------------------------------------- */
-
-static double number(const char *name, const char *text, double low, double high)
-{
-    char *end;
-    double value = strtod(text, &end);
-    if (end == text || *end != '\0' || !(value >= low && value <= high))
-        die("--%s %s: a number from %g to %g is wanted", name, text, low, high);
-    return value;
-}
 
 static void parse_options(int argc, char **argv)
 {
@@ -526,6 +361,8 @@ static void parse_options(int argc, char **argv)
         {"qos", required_argument, NULL, 'q'},           {"window", required_argument, NULL, 'w'},
         {"payload-bytes", required_argument, NULL, 'b'}, {"warmup", required_argument, NULL, 'u'},
         {"seconds", required_argument, NULL, 's'},       {"rate", required_argument, NULL, 'r'},
+        {"messages", required_argument, NULL, 'm'},      {"name", required_argument, NULL, 'n'},
+        {"leaf", required_argument, NULL, 'l'},
         {NULL, 0, NULL, 0},
     };
     int flag, which;
@@ -540,12 +377,18 @@ static void parse_options(int argc, char **argv)
         case 'u': options.warmup_s = number(name, optarg, 0, 3600); break;
         case 's': options.seconds = number(name, optarg, 0.1, 3600); break;
         case 'r': options.rate = number(name, optarg, 0, 100000); break;
+        case 'm': options.messages = number(name, optarg, 1, 1e9); break;
+        case 'n': options.name = short_text(name, optarg, MAX_NAME); break;
+        case 'l': options.leaf = short_text(name, optarg, MAX_NAME); break;
         default: die("usage: loadgen --port N [--connections N] [--qos 0|1] [--window N] [--payload-bytes N]"
-                     " [--warmup S] [--seconds S] [--rate MESSAGES_PER_S_AND_CONNECTION]");
+                     " [--warmup S] [--seconds S] [--rate MESSAGES_PER_S_AND_CONNECTION] [--messages N]"
+                     " [--name DEVICES] [--leaf TOPIC_LEVEL]");
         }
     }
     if (options.port == 0 || optind != argc)
         die("--port is needed, and no other arguments than options");
+    if (options.messages > 0 && (options.qos == 0 || options.rate > 0))
+        die("--messages ends a saturated load of QoS 1 only");
 }
 
 int main(int argc, char **argv)
@@ -553,21 +396,14 @@ int main(int argc, char **argv)
     parse_options(argc, argv);
     signal(SIGPIPE, SIG_IGN);
     setvbuf(stdout, NULL, _IOLBF, 0);
-    struct rlimit files;
-    getrlimit(RLIMIT_NOFILE, &files);
-    files.rlim_cur = files.rlim_max;
-    if (setrlimit(RLIMIT_NOFILE, &files) != 0 || files.rlim_cur < (rlim_t)options.connections + 16)
-        die("%d connections need as many open files; the hard limit is %llu", options.connections,
-            (unsigned long long)files.rlim_max);
+    allow_files(options.connections);
     bool batched = options.qos == 0 && options.rate == 0;
     slots = options.qos == 0 ? 1 : options.window;
     slot_weight = batched ? options.window : 1;
-    packet_bytes = 7 + sizeof connections->topic + (size_t)options.payload_bytes;
+    packet_bytes = 7 + MAX_TOPIC + (size_t)options.payload_bytes;
     out_capacity = packet_bytes * (size_t)slots * (size_t)slot_weight + 64; /* and a PINGREQ, or the CONNECT */
     connections = allocate((size_t)options.connections, sizeof *connections);
-    epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-    if (epoll_fd < 0)
-        die("epoll_create1: %s", strerror(errno));
+    epoll_fd = new_epoll();
     uint64_t before = now_ns();
     connect_all();
     double connect_s = (double)(now_ns() - before) / 1e9;

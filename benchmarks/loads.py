@@ -1,22 +1,16 @@
-"""The loads, and the loader process that puts them on a server (`loadgen.c`)."""
+"""The loads that publish, and the loader process that puts them on a server (`loadgen.c`)."""
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
-import subprocess
-import threading
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final
 
-from benchmarks.measure import BenchmarkError
+from benchmarks.loader import LoaderProcess
 
 PACED_WINDOW: Final = 10  # unanswered messages before a paced device skips one: ten seconds of silence at 1/s
 
-_SPARE_S: Final = 60.0  # beyond its own warm-up and interval: connecting has 30 s in the loader
 _NAME: Final = re.compile(r"(?P<connections>\d+)(?:x(?P<window>\d+)|@(?P<rate>\d+(?:\.\d+)?))")
 
 
@@ -85,29 +79,10 @@ class LoadResult:
         return (self.user_s + self.system_s) / self.interval_s
 
 
-def compile_loader(source: Path, build: Path) -> Path:
-    """The loader's program, compiled when it is missing or older than its source."""
-    program = build / "loadgen"
-    if program.exists() and program.stat().st_mtime_ns >= source.stat().st_mtime_ns:
-        return program
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        raise BenchmarkError("there is no C compiler to build the loader with", mend="apt-get install gcc libc6-dev")
-    build.mkdir(parents=True, exist_ok=True)
-    words = [compiler, "-std=c17", "-O2", "-Wall", "-Wextra", "-Wconversion", "-o", str(program), str(source)]
-    built = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
-    if built.returncode != 0:
-        raise BenchmarkError(f"the loader does not compile:\n{built.stderr}", where=source.name)
-    return program
+class Loader(LoaderProcess):
+    """One run of `loadgen`; its connections stay open until this context ends."""
 
-
-class Loader:
-    """One run of the loader; its connections stay open until this context ends.
-
-    The process has a deadline: if the server stalls for good, it is killed and the wait for its next event fails.
-    """
-
-    def __init__(self, program: Path, port: int, load: Load, timing: Timing) -> None:
+    def __init__(self, program: Path, port: int, load: Load, timing: Timing, **more: float | str) -> None:
         options = {
             "port": port,
             "connections": load.connections,
@@ -118,36 +93,7 @@ class Loader:
             "warmup": timing.warmup_s,
             "seconds": timing.interval_s,
         }
-        self._words = [str(program), *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
-        self._deadline_s = timing.warmup_s + timing.interval_s + _SPARE_S
-
-    def __enter__(self) -> Self:
-        pipe = subprocess.PIPE
-        self._process = subprocess.Popen(self._words, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
-        self._timer = threading.Timer(self._deadline_s, self._process.kill)
-        self._timer.daemon = True
-        self._timer.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            self._process.kill()
-        self._process.communicate()  # closes its standard input, upon which it disconnects and ends
-        self._timer.cancel()
-
-    def wait_for(self, event: str) -> dict[str, Any]:
-        """The next event, which has to be this one. Raises BenchmarkError with the loader's own words if it is not."""
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            _, said = self._process.communicate()
-            raise BenchmarkError(said.strip() or f"the loader was ended after {self._deadline_s:.0f} s")
-        told: dict[str, Any] = json.loads(line)
-        if told.pop("event") != event:
-            raise BenchmarkError(f"the loader said {line.strip()} where {event!r} was due")
-        return told
+        super().__init__(program, options | more, life_s=timing.warmup_s + timing.interval_s)
 
     def result(self) -> LoadResult:
         """What it measured, once its interval is over."""

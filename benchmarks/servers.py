@@ -95,20 +95,28 @@ class Headrace:
 
 
 class Mosquitto:
-    """Debian's mosquitto, with every limit that could throttle it lifted; it has no subscriber and stores nothing."""
+    """Debian's mosquitto, with every limit lifted at which it would drop; without a subscriber it stores nothing.
+
+    `inflight` is what it may send one subscriber before the first acknowledgement; beyond it messages are queued.
+    """
 
     name = "mosquitto"
     _storage: Sequence[str] = ("persistence false",)
 
+    def __init__(self, *, inflight: int = 0) -> None:
+        self._limits = (f"max_inflight_messages {inflight}", "max_queued_messages 0")
+
     def version(self) -> str:
         # `-h` ends with a non-zero code in some releases; its first line is the version in all.
         told = subprocess.run([_mosquitto(), "-h"], capture_output=True, text=True, check=False, timeout=10)
-        return f"{told.stdout.splitlines()[0].strip()} ({', '.join(self._storage)})"
+        return f"{told.stdout.splitlines()[0].strip()} ({', '.join((*self._storage, *self._limits))})"
 
     def start(self, data_dir: Path) -> Running:
         port = free_port()
         config = data_dir / "mosquitto.conf"
-        config.write_text("\n".join([*_MOSQUITTO_COMMON, *self._own_lines(data_dir), f"listener {port} 127.0.0.1", ""]))
+        config.write_text(
+            "\n".join([*_MOSQUITTO_COMMON, *self._limits, *self._own_lines(data_dir), f"listener {port} 127.0.0.1", ""])
+        )
         process, log = _spawn([_mosquitto(), "-c", str(config)], data_dir)
         _wait(process, log, lambda: _accepts(port))
         running = Running(process=process, port=port, pid=process.pid, pids=(process.pid,))
@@ -163,8 +171,6 @@ class CommandServer:
 
 _MOSQUITTO_COMMON: Final = (
     "allow_anonymous true",
-    "max_inflight_messages 0",
-    "max_queued_messages 0",
     "set_tcp_nodelay true",
     "log_type error",
     # As root it would change to a user of its own, who may not write here.

@@ -15,7 +15,8 @@ import pytest
 
 from benchmarks import ingest
 from benchmarks.ingest import Bench, measure_once
-from benchmarks.loads import Load, Loader, LoadResult, Timing, compile_loader
+from benchmarks.loader import compile_loader
+from benchmarks.loads import Load, Loader, LoadResult, Timing
 from benchmarks.measure import BenchmarkError, DiskRate, block_device_of
 from benchmarks.servers import CommandServer, Mosquitto, MosquittoPersistent
 from tests.conftest import free_port, require_component

@@ -348,9 +348,7 @@ class MqttConnection(Connection):
         longest_s = listener.settings.max_keep_alive_s
         keep_alive_s = min(connect.keep_alive_s or longest_s, longest_s)
         self._limit_s = keep_alive_s * 1.5
-        session.receive_maximum = min(
-            connect.properties.receive_maximum or PACKET_IDS, listener.settings.max_inflight
-        )
+        session.receive_maximum = min(connect.properties.receive_maximum or PACKET_IDS, listener.settings.max_inflight)
         properties = NO_CONNACK_PROPERTIES
         if connect.protocol_level == LEVEL_5:
             asked = connect.properties
@@ -562,7 +560,8 @@ class MqttConnection(Connection):
     def _over_quota(self) -> None:
         self._say(ReasonCode.QUOTA_EXCEEDED)
         self.close(
-            "publish rate", mend=f"send at most {self.listener.settings.max_publish_rate} a second: mqtt.max_publish_rate"
+            "publish rate",
+            mend=f"send at most {self.listener.settings.max_publish_rate} a second: mqtt.max_publish_rate",
         )
 
     def _protocol_error(self, error: ProtocolError) -> None:

@@ -98,7 +98,10 @@ class MqttSettings(Section):
     )
     max_retained_messages: int = Field(100_000, ge=0, description="Retained messages of all MQTT topics.")
     max_retained_size_bytes: SizeBytes = quantity(
-        "64MB", alias="max_retained_size", ge=0, description="What they may take in memory; further ones are not retained."
+        "64MB",
+        alias="max_retained_size",
+        ge=0,
+        description="What they may take in memory; further ones are not retained.",
     )
     max_will_bytes: SizeBytes = quantity(
         "64MB", alias="max_will_size", ge=1024, description="What the wills of all clients may take together."

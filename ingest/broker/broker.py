@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import heapq
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -23,11 +23,10 @@ from core.logs import LimitedLog
 from core.threads import Worker
 from ingest.broker.authorizer import Authorizer, Client
 from ingest.broker.catch_up import CatchUp
-from ingest.broker.chunk import Kind
 from ingest.broker.counters import BrokerCounters
 from ingest.broker.fan_out import FanOut
 from ingest.broker.publisher import MAX_TOPIC_LEVELS, Publisher
-from ingest.broker.queue import QueueFullError, QueueLimits
+from ingest.broker.queue import QueueLimits
 from ingest.broker.retained import RetainedLimits, RetainedMessage, RetainedMessages, retained_from_row
 from ingest.broker.retaining import Retaining
 from ingest.broker.rows import (
@@ -116,9 +115,7 @@ class Broker:
         self._ticks = 0
         self._faults: list[StateRowError] = []
         self.retained = self._restored_retained(
-            RetainedLimits(
-                max_messages=settings.max_retained_messages, max_size_bytes=settings.max_retained_size_bytes
-            )
+            RetainedLimits(max_messages=settings.max_retained_messages, max_size_bytes=settings.max_retained_size_bytes)
         )
         self._wills = Wills(settings.max_will_bytes)
         self._expiring: list[tuple[int, str]] = []

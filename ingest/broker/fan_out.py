@@ -17,16 +17,15 @@ from typing import Any, Final
 from weakref import WeakValueDictionary
 
 from commitlog.base import Appender
+from ingest.broker.chunk import Kind
 from ingest.broker.counters import BrokerCounters
 from ingest.broker.publication import Publication, Published, Staged, Turn, next_in_turn
-from ingest.broker.chunk import Kind
 from ingest.broker.queue import DeliveryQueue, QueueFullError
 from ingest.broker.recent import Recent
 from ingest.broker.session import MqttSession, Outlet
 from ingest.broker.subscriptions import Subscription, SubscriptionTree
 from wire.mqtt.events import Append
 from wire.mqtt.frame import Frame
-
 
 ROW_BYTES: Final = 3_000  # at most what a queue's last chunk takes in a commit, with what begins the next one
 PLACE_BYTES: Final = 100  # at most what another place takes, or a row's removal
@@ -221,9 +220,7 @@ class FanOut:
                     elif number_or_none is None:
                         self._send_live(session, frame, picked, publication, offset, payload, timestamp_ms)
                     else:
-                        self._send_durable(
-                            session, frame, number_or_none, publication, offset, payload, timestamp_ms
-                        )
+                        self._send_durable(session, frame, number_or_none, publication, offset, payload, timestamp_ms)
 
     def failed(self, token: Any) -> None:
         """See `Waiter.failed`: nothing that was not committed is delivered, and the process ends."""

@@ -26,9 +26,7 @@ class Retaining:
         """Messages that were taken and delivered, and not retained since there was no room."""
         log.before_commit(self._prepare)
 
-    def target(
-        self, topic: str, qos: int, expiry_s: int | None, headers: Sequence[Header], append: Append
-    ) -> Append:
+    def target(self, topic: str, qos: int, expiry_s: int | None, headers: Sequence[Header], append: Append) -> Append:
         """`append`, and keep what is appended as the topic's retained message; an empty one removes it.
 
         [MQTT-3.3.1-5] [MQTT-3.3.1-10] [MQTT-3.3.1-11] [MQTT5-3.3.1-5] [MQTT5-3.3.1-6] [MQTT5-3.3.1-7]

@@ -296,7 +296,9 @@ class Sender:
 
     def received(self, session: MqttSession, packet_id: int, reason_code: ReasonCode) -> None:
         """PUBREC."""
-        answer = session.queue.received(packet_id, refused=reason_code.failed) if session.has_queue else Received.UNKNOWN
+        answer = (
+            session.queue.received(packet_id, refused=reason_code.failed) if session.has_queue else Received.UNKNOWN
+        )
         connection = session.connection
         if connection is not None and answer in (Received.RELEASE, Received.UNKNOWN):
             reason = ReasonCode.SUCCESS
@@ -319,9 +321,7 @@ class Sender:
             self._fan_out.touch(session)
 
 
-def sent_with(
-    properties: PublishProperties, level: int, kind: Kind, left_s: int | None
-) -> PublishProperties:
+def sent_with(properties: PublishProperties, level: int, kind: Kind, left_s: int | None) -> PublishProperties:
     """The properties of the PUBLISH to a subscriber: the publisher's, what is left of its expiry, the subscription's."""
     if level != LEVEL_5 or (properties is NO_PUBLISH_PROPERTIES and not kind.identifiers):
         return NO_PUBLISH_PROPERTIES

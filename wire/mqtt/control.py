@@ -51,7 +51,18 @@ class ControlPackets:
     packet, the end.
     """
 
-    __slots__ = ("_decisions", "_over", "_state", "_unusual", "events", "level", "out", "pubacks", "received_ids", "released")
+    __slots__ = (
+        "_decisions",
+        "_over",
+        "_state",
+        "_unusual",
+        "events",
+        "level",
+        "out",
+        "pubacks",
+        "received_ids",
+        "released",
+    )
 
     level: int
     """The protocol level of the connection: 4 is 3.1.1, 5 is 5.0; 4 before CONNECT."""

@@ -69,12 +69,12 @@ class Appliance:
             lines = answer.read().decode().splitlines()
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.split("{")[0].split(" ")[0] == name)
 
-    def ready(self) -> bool:
-        """All three processes are there and the console says that the box is ready."""
-        return len(self.pids) == 4 and self.get("/readyz") is not None
+    def ready(self, processes: int = 4) -> bool:
+        """All processes, the supervisor among them, are there, and the console says that the box is ready."""
+        return len(self.pids) == processes and self.get("/readyz") is not None
 
-    def wait_ready(self) -> None:
-        wait_until(self.ready, 30, describe=lambda: f"ready; it said:\n{self.output[-3000:]}")
+    def wait_ready(self, processes: int = 4) -> None:
+        wait_until(lambda: self.ready(processes), 30, describe=lambda: f"ready; it said:\n{self.output[-3000:]}")
 
     def kill(self, child: str) -> int:
         """kill -9 one child; returns its process id."""

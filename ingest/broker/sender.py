@@ -27,7 +27,7 @@ from wire.mqtt.clauses import LEVEL_5
 from wire.mqtt.encode import encode_packet
 from wire.mqtt.packets import Publish, PubRel
 from wire.mqtt.properties import NO_PUBLISH_PROPERTIES, PublishProperties
-from wire.mqtt.reasons import ReasonCode
+from wire.mqtt.reasons import PacketType, ReasonCode
 
 BEHIND_THE_LOG: Final = "position behind the log start"
 
@@ -304,6 +304,7 @@ class Sender:
             reason = ReasonCode.SUCCESS
             if answer is Received.UNKNOWN and session.level == LEVEL_5:
                 reason = ReasonCode.PACKET_IDENTIFIER_NOT_FOUND
+                self._counters.reasons[PacketType.PUBREL, int(reason)] += 1
             connection.send(encode_packet(PubRel(packet_id=packet_id, reason_code=reason), session.level))
         if session.has_queue:
             self._answered(session, session.queue)

@@ -50,7 +50,7 @@ from wire.mqtt.events import Append, Decisions, PublishRefused, State, Target
 from wire.mqtt.fields import decode_remaining_length
 from wire.mqtt.packets import FLAG_DUP, FLAG_QOS_1, FLAG_QOS_2, FLAG_RETAIN, ConnAck, PubAck, Publish, PubRec
 from wire.mqtt.property_codec import read_publish_properties
-from wire.mqtt.reasons import PacketType, ReasonCode
+from wire.mqtt.reasons import PacketType, ReasonCode, packet_name
 
 _NO_PACKET_ID: Final = b"\0\0"
 _PUBACK: Final = b"\x40\x02"
@@ -255,6 +255,7 @@ class ServerConnection(ControlPackets):
             if self._max_in_flight:
                 self._bound_in_flight(len(packet_ids))
         except ProtocolError as error:
+            error.packet = packet_name(data[at] if at < size else _PUBLISH)
             self._say_why(error)
             self._end(State.FAILED)
             raise

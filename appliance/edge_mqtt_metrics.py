@@ -76,6 +76,9 @@ def _delivered(counters: BrokerCounters, figures: BrokerFigures) -> Iterator[Met
         value=figures.catch_up_slices,
     )
     yield CounterMetricFamily("headrace_mqtt_wills_published", "Wills published.", value=counters.wills)
+    yield CounterMetricFamily(
+        "headrace_mqtt_wills_dropped", "Wills that could not be published.", value=counters.wills_dropped
+    )
 
 
 def _ended(counters: BrokerCounters) -> Iterator[Metric]:

@@ -417,18 +417,22 @@ class Broker:
             return
         changes = _rows(self._wills.discard(will.client_id))
         if self._log.full:
-            self.lines.warning("will dropped", what="the disk is full", where=f"will of {will.client_id!r}")
+            self._drop_will(will, "the disk is full")
         else:
             try:
                 routed = self.publisher.route(client, will.topic)
                 to = self.publisher.destination(client, routed, will.topic, flags, will.properties)
             except PublishRefusedError as error:  # permitted at CONNECT, and not any more
-                self.lines.warning("will dropped", what=error.what, where=f"will of {will.client_id!r}")
+                self._drop_will(will, error.what)
             else:
                 to.append(self._log.now_ms(), to.key, will.payload, to.headers)
                 self._log.appended(1, will.size_bytes + to.surplus_bytes + RECORD_OVERHEAD_BYTES)
                 self.counters.wills += 1
         self._change(changes)
+
+    def _drop_will(self, will: KeptWill, what: str) -> None:
+        self.counters.wills_dropped += 1
+        self.lines.warning("will dropped", what=what, where=f"will of {will.client_id!r}")
 
     def _publish_waiting(self, will: KeptWill) -> None:
         """The log has room again for a will that is due, if the client has no other one meanwhile."""

@@ -25,8 +25,9 @@ from ingest.broker.subscriptions import Subscription
 from ingest.headers import MQTT_TOPIC
 from wire.mqtt.clauses import LEVEL_5
 from wire.mqtt.encode import encode_packet
+from wire.mqtt.frame import sent_with
 from wire.mqtt.packets import Publish, PubRel
-from wire.mqtt.properties import NO_PUBLISH_PROPERTIES, PublishProperties
+from wire.mqtt.properties import PublishProperties
 from wire.mqtt.reasons import PacketType, ReasonCode
 
 BEHIND_THE_LOG: Final = "position behind the log start"
@@ -215,7 +216,7 @@ class Sender:
                 retain=kind.retain,
                 dup=again,
                 packet_id=packet_id,
-                properties=sent_with(properties, session.level, kind, left_s),
+                properties=sent_with(properties, session.level, kind.identifiers, left_s),
             ),
             session.level,
         )
@@ -320,18 +321,3 @@ class Sender:
             self.soon(session)
         if queue.changed:
             self._fan_out.touch(session)
-
-
-def sent_with(properties: PublishProperties, level: int, kind: Kind, left_s: int | None) -> PublishProperties:
-    """The properties of the PUBLISH to a subscriber: the publisher's, what is left of its expiry, the subscription's."""
-    if level != LEVEL_5 or (properties is NO_PUBLISH_PROPERTIES and not kind.identifiers):
-        return NO_PUBLISH_PROPERTIES
-    return PublishProperties(
-        payload_format_indicator=properties.payload_format_indicator,
-        message_expiry_interval_s=left_s,
-        content_type=properties.content_type,
-        response_topic=properties.response_topic,
-        correlation_data=properties.correlation_data,
-        subscription_identifiers=kind.identifiers,
-        user_properties=properties.user_properties,
-    )

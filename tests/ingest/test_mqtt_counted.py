@@ -1,4 +1,4 @@
-"""Every reason that a client is told is counted, and a protocol error is one line that names who, what and which clause."""
+"""Every reason that a client is told is counted; a protocol error is one line that names client, packet and clause."""
 
 from __future__ import annotations
 

@@ -78,15 +78,6 @@ class UnacceptableLevelError(ProtocolError):
         self.answer_level = 4 if level & 0x7F < 5 else 5
 
 
-class NotOfferedError(ProtocolError):
-    """Correct MQTT that this server does not offer, where the protocol has no other answer than to close."""
-
-    code = "mqtt.not-offered"
-    http_status = 501
-    reason = "not-offered"
-    usual_reason_code = ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR
-
-
 class PublishRefusedError(ProtocolError):
     """The server does not take publishes to this MQTT topic from this client.
 

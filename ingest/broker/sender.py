@@ -28,7 +28,7 @@ from wire.mqtt.encode import encode_packet
 from wire.mqtt.frame import sent_with
 from wire.mqtt.packets import Publish, PubRel
 from wire.mqtt.properties import PublishProperties
-from wire.mqtt.reasons import ReasonCode
+from wire.mqtt.reasons import PacketType, ReasonCode
 
 BEHIND_THE_LOG: Final = "position behind the log start"
 
@@ -305,6 +305,7 @@ class Sender:
             reason = ReasonCode.SUCCESS
             if answer is Received.UNKNOWN and session.level == LEVEL_5:
                 reason = ReasonCode.PACKET_IDENTIFIER_NOT_FOUND
+                self._counters.reasons[PacketType.PUBREL, int(reason)] += 1
             connection.send(encode_packet(PubRel(packet_id=packet_id, reason_code=reason), session.level))
         if session.has_queue:
             self._answered(session, session.queue)

@@ -89,9 +89,12 @@ def cut_of(topic: str, partition: int, damage: Damage, following: int, reason: s
 
 
 def keep_report(storage: Storage, log_dir: Path, report: RecoveryReport, newest_record_ms: int) -> None:
-    """Write the report beside the log. A full disk is no reason not to start: then it is only logged."""
+    """Write the report beside the log. A full disk is no reason not to start: then it is only logged.
+
+    A start that was interrupted after this is followed by one that finds the same: what it cut is kept once.
+    """
     before = read_report(storage, log_dir)
-    earlier = [] if before is None else [*before.cuts, *before.earlier]
+    earlier = [] if before is None else [cut for cut in (*before.cuts, *before.earlier) if cut not in report.cuts]
     kept = KeptReport(
         version=REPORT_VERSION,
         clean=report.clean,

@@ -17,8 +17,8 @@ from commitlog.recovery import Recovered, recover, start_journal
 from commitlog.storage import LOG_DIR, RUN_DIR
 from tests.commitlog.log_support import Failures, log_settings
 from tests.commitlog.sim.sim_disk import GO, CrashError, Fate, Loss, SimDisk, SimStorage, Stop
-from tests.commitlog.sim.sim_lives import SimBell, SimClock
 from tests.commitlog.sim.sim_loop import SimLoop
+from tests.commitlog.sim.sim_world import SimBell, SimClock
 
 RNG = random.Random(1)
 CALM_SETTINGS = log_settings(checkpoint_interval="1h", flush_interval="1h")

@@ -9,7 +9,7 @@ import pytest
 
 from tests.commitlog.sim.sim_broken import BROKEN
 from tests.commitlog.sim.sim_lives import run_seed
-from tests.commitlog.sim.sim_model import WrongError
+from tests.commitlog.sim.sim_promises import WrongError
 from tests.commitlog.sim.sim_seeds import CI_SEEDS
 
 PROMISES = {

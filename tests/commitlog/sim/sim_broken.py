@@ -9,7 +9,7 @@ from commitlog.durability import Durability
 from commitlog.embedded import EmbeddedLog
 from commitlog.journal import Journal
 from tests.commitlog.sim.sim_disk import SimStorage
-from tests.commitlog.sim.sim_lives import Breakage
+from tests.commitlog.sim.sim_world import Breakage
 
 
 class AckBeforeSyncJournal(Journal):

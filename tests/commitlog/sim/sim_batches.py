@@ -7,6 +7,7 @@ is answered with its place however often it is sent.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -68,6 +69,11 @@ class Producer:
     def is_known(self) -> bool:
         """Whether the log has certainly taken a batch of it: only then are sequences judged."""
         return any(one.answered for one in self.sent)
+
+    def lose_answers(self, rng: random.Random) -> None:
+        """The log's process has ended: its last answers may not have come through, and its batches are sent again."""
+        for one in self.sent[-rng.choice((1, 2, KEPT_BATCHES)) :]:
+            one.answered = False
 
     def hear(self, batch: SentBatch, answer: Answer, *, may_be_early: bool) -> None:
         """What a batch that was sent was answered; `may_be_early`: one before it was turned away in the same breath."""

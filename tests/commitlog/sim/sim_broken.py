@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, Final
+from unittest.mock import patch
 
+from commitlog.base import TopicInfo
+from commitlog.behind import SegmentWriter
 from commitlog.commit import Commit
 from commitlog.durability import Durability
 from commitlog.embedded import EmbeddedLog
-from commitlog.journal import Journal
+from commitlog.intake import BatchIntake, Surroundings
+from commitlog.journal import Change, Journal
+from commitlog.space import Space
+from commitlog.storage import Storage
 from tests.commitlog.sim.sim_disk import SimStorage
 from tests.commitlog.sim.sim_world import Breakage
+
+LATER_S: Final = 0.002
 
 
 class AckBeforeSyncJournal(Journal):
@@ -40,8 +52,49 @@ class ShownBeforeSync(EmbeddedLog):
         return commit
 
 
+class RowInTheNextCommit(BatchIntake):
+    """Notes what a producer has sent only after the batch is in the log."""
+
+    def __init__(self, around: Surroundings, rows: Mapping[str, Any]) -> None:
+        loop = asyncio.get_running_loop()
+
+        def later(change: Change) -> None:
+            loop.call_later(LATER_S, self._late_change, change)
+
+        self._change_at_last = around.change
+        super().__init__(replace(around, change=later), rows)
+
+    def _late_change(self, change: Change) -> None:
+        self._change_at_last(change)
+        self._log.appended(0, 0)
+
+
+class NoNoteOfTheUnsynced(EmbeddedLog):
+    """Acknowledges before the sync, and no checkpoint says so."""
+
+    def _note_unsynced(self, noted: Callable[[], None]) -> None:
+        self._loop.call_soon(noted)
+
+
+class DeletesAtOnce(SegmentWriter):
+    """Deletes segments before any checkpoint says that they are gone."""
+
+    def delete_segments(self, topic: TopicInfo, partition: int, before_offset: int) -> int:
+        with patch.object(self, "checkpoint", lambda: None):
+            return super().delete_segments(topic, partition, before_offset)
+
+
+def impatient(storage: Storage, _space: Space) -> Storage:
+    """In the place of `PatientStorage`: a write that finds no space has failed."""
+    return storage
+
+
 BROKEN = {
     "ack before fsync": Breakage(patches={"commitlog.recovery.Journal": AckBeforeSyncJournal}),
     "no directory fsync": Breakage(storage_class=NoDirectorySync),
     "watermark before fsync": Breakage(log_class=ShownBeforeSync),
+    "a producer's row in the next commit": Breakage(patches={"commitlog.embedded.BatchIntake": RowInTheNextCommit}),
+    "no note of what is unsynced": Breakage(log_class=NoNoteOfTheUnsynced),
+    "deletion before the checkpoint": Breakage(patches={"commitlog.embedded.SegmentWriter": DeletesAtOnce}),
+    "a full disk is a failure": Breakage(patches={"commitlog.embedded.PatientStorage": impatient}),
 }

@@ -85,10 +85,10 @@ def _partition(reader: FileLogReader, at: At, model: Model) -> dict[int, bytes]:
 def _check_seen(at: At, content: Mapping[int, bytes], records: Sequence[Record], high: int, model: Model) -> None:
     seen, shown_to = model.seen.get(at, {}), model.highs.get(at, 0)
     if not (model.weak and model.cut):
-        lost = [offset for offset in model.there.get(at, {}) if offset not in content]
+        lost = [offset for offset in seen if offset not in content]
         hold(not lost, "what a reader was shown stays where it was", at, lost)
-    hold(high >= shown_to, "a high watermark never goes back", at, high, shown_to)
     hold(high > max(seen, default=-1), ONE_MEANING, at, high, max(seen, default=-1))
+    hold(high >= shown_to, "a high watermark never goes back", at, high, shown_to)
     for record in records:
         if record.offset in seen:
             hold(seen[record.offset] == record.value, "what a reader was shown stays where it was", at, record.offset)

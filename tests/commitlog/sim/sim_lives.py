@@ -91,7 +91,7 @@ class Simulation:
         self._full_until_s, self._full_bytes = 0.0, 0
         self._ever_opened = False
         self._follower = Follower(data_dir, self.disk, self.clock, self.rng, self.model)
-        self._slow = 0.0
+        self._slow, self._dies_syncing = 0.0, False
         self._faulted = False
         self._maps: list[WatermarkWriter] = []
 
@@ -133,7 +133,9 @@ class Simulation:
                 self._fill()
         if self._crash_in:
             self._crash_in -= 1
-            if not self._crash_in:
+            if not self._crash_in and self._dies_syncing and operation != "sync":
+                self._crash_in = 1
+            elif not self._crash_in:
                 return Fate(stop=self.rng.choice(list(Stop)))
         if self._fault_in:
             self._fault_in -= 1
@@ -195,6 +197,7 @@ class Simulation:
         self._opened = self._faulted = self._following = False
         self._follower.begin(self._loop.threads)
         self._crash_in = self._fault_in = self._full_in = 0
+        self._dies_syncing = self.rng.random() < 0.4
         self._slow = self.rng.choice((0.0, 0.0, 0.05))
         if not peaceful and self.rng.random() < 0.85:
             early = self.rng.random() < 0.25  # in the midst of recovery
@@ -208,6 +211,9 @@ class Simulation:
 
     def _die(self, *, calm: bool) -> None:
         """The process is gone; what it had not synced may be, too."""
+        for producer in self.model.producers:
+            producer.busy = False
+            producer.lose_answers(self.rng)
         if not calm and self.rng.random() < 0.7:
             loss = self.rng.choice((Loss.ALL, Loss.SOME, Loss.SOME, Loss.NONE))
             self.disk.power_cut(loss, self.rng)
@@ -301,7 +307,7 @@ class Simulation:
         self._following = True
         while self._following:
             await self._loop.threads.run(self._follower.step)
-            await asyncio.sleep(self.rng.choice((0.0, 0.004, 0.05)))
+            await asyncio.sleep(self.rng.choice((0.001, 0.02, 0.3)))
 
 
 @contextmanager

@@ -197,14 +197,14 @@ class FileLogReader:
             data = b"" if header is None else placed_data(cursor.file, cursor.position, header)
             if header is None or len(data) < header.size_bytes:
                 if not self._skip_damage(cursor, offset, high, gaps):
-                    cursor = self._following(topic, partition, cursor, offset, gaps)
+                    cursor = self._following(topic, partition, cursor, offset, high, gaps)
                 continue
             if header.base_offset >= high:  # not published yet; or, where a segment follows, a wrong offset
-                cursor = self._following(topic, partition, cursor, offset, gaps)
+                cursor = self._following(topic, partition, cursor, offset, high, gaps)
                 continue
             if not check_crc(data, header):  # then nothing that its header says is to be believed
                 if not self._skip_damage(cursor, offset, high, gaps):
-                    cursor = self._following(topic, partition, cursor, offset, gaps)
+                    cursor = self._following(topic, partition, cursor, offset, high, gaps)
                 continue
             cursor.position += header.size_bytes
             cursor.offset, cursor.exact = header.last_offset + 1, True
@@ -274,16 +274,21 @@ class FileLogReader:
                 opened.offset, opened.exact = bases[0], True
         return opened
 
-    def _following(self, topic: str, partition: int, cursor: _Cursor, offset: int, gaps: list[Gap]) -> _Cursor | None:
-        """A cursor at the start of the next segment; None when this is the last one."""
+    def _following(
+        self, topic: str, partition: int, cursor: _Cursor, offset: int, high: int, gaps: list[Gap]
+    ) -> _Cursor | None:
+        """A cursor at the start of the next segment; None when this is the last one that is published."""
         directory = self._directory(topic, partition)
         above = [base for base in base_offsets(self._storage, directory) if base > cursor.base_offset]
         if not above:
             return None
         first = max(cursor.offset, offset)  # the cursor may have started before what was asked for
-        if above[0] > first:
-            reason = DAMAGED if cursor.file.read(1, cursor.position) else MISSING
-            gaps.append(Gap(first=first, next=above[0], reason=reason))
+        end = min(above[0], high)
+        rest = cursor.file.read(1, cursor.position)
+        if end > first and not (rest and above[0] > high):  # a rest that is not published yet is no damage
+            gaps.append(Gap(first=first, next=end, reason=DAMAGED if rest else MISSING))
+        if above[0] >= high:
+            return None
         following = self._open_cursor(topic, partition, above[0], above[0], 0)
         if following is not None:
             following.exact = True

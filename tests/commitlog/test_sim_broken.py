@@ -1,4 +1,4 @@
-"""Three logs that are broken on purpose: the seeds of every test run catch each of them."""
+"""Seven logs that are broken on purpose: the seeds of every test run catch each of them."""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ PROMISES = {
     ),
     "no directory fsync": ("a topic that was made is there", "what was acknowledged is there"),
     "watermark before fsync": ("what a reader was shown stays",),
+    "a producer's row in the next commit": ("a batch sent again is answered with its place",),
+    "no note of what is unsynced": ("no offset that anybody may have seen is given to another record",),
+    "deletion before the checkpoint": ("a log start never goes back",),
+    "a full disk is a failure": ("a log fails only with its disk", "only a failing disk keeps the log from opening"),
 }
 
 

@@ -84,8 +84,10 @@ def _partition(reader: FileLogReader, at: At, model: Model) -> dict[int, bytes]:
 
 def _check_seen(at: At, content: Mapping[int, bytes], records: Sequence[Record], high: int, model: Model) -> None:
     seen, shown_to = model.seen.get(at, {}), model.highs.get(at, 0)
+    gone = model.lost.setdefault(at, set())
+    hold(gone.isdisjoint(content), "what was told as lost does not come back", at, gone)
     if not (model.weak and model.cut):
-        lost = [offset for offset in seen if offset not in content]
+        lost = [offset for offset in seen if offset not in content and offset not in gone]
         hold(not lost, "what a reader was shown stays where it was", at, lost)
     hold(high > max(seen, default=-1), ONE_MEANING, at, high, max(seen, default=-1))
     hold(high >= shown_to, "a high watermark never goes back", at, high, shown_to)
@@ -162,6 +164,7 @@ def _stays(reader: FileLogReader, content: Content, found: Sequence[Append], mod
         model.highs[at] = reader.watermarks(at[0])[at[1]].high
         for offset, value in records.items():
             model.see(at, offset, value)
+        model.lost[at].update(model.seen.get(at, {}).keys() - records.keys())
 
 
 def check_files(names: Sequence[str], start: int, at: At) -> None:

@@ -64,6 +64,7 @@ class Outcome:
     resent: int = 0
     deletions: int = 0
     full_disks: int = 0
+    starts_on_full: int = 0
     lost: int = 0
     followed: int = 0
 
@@ -195,6 +196,7 @@ class Simulation:
         self.clock.loop = self._loop
         self.bell = SimBell()
         self._opened = self._faulted = self._following = False
+        self.outcome.starts_on_full += self._is_full()
         self._follower.begin(self._loop.threads)
         self._crash_in = self._fault_in = self._full_in = 0
         self._dies_syncing = self.rng.random() < 0.4

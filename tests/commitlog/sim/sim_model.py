@@ -51,6 +51,7 @@ class Model:
     windows: dict[tuple[str, int], ClosedWindow] = field(default_factory=dict)
     seen: Content = field(default_factory=dict)
     there: Content = field(default_factory=dict)  # what was read; what was deleted after that is still in it
+    lost: dict[At, set[int]] = field(default_factory=dict)  # seen, and taken by a power cut as it may be
     highs: dict[At, int] = field(default_factory=dict)
     starts: dict[At, int] = field(default_factory=dict)
     deletable: dict[At, int] = field(default_factory=dict)  # before which offset deletion was asked for

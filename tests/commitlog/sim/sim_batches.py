@@ -11,7 +11,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from commitlog.base import Position
+from commitlog.base import AppendedBatch
 from commitlog.batch_errors import DuplicateSequenceError, OutOfOrderSequenceError
 from commitlog.foreign import SEQUENCES
 from commitlog.producers import KEPT_BATCHES
@@ -19,7 +19,8 @@ from core.errors import UnavailableError
 from tests.commitlog.batch_support import client_batch
 from tests.commitlog.sim.sim_promises import At, hold
 
-Answer = Position | BaseException
+NO_TIME = -1  # what a batch sent again is answered where its time is not known any more
+Answer = AppendedBatch | BaseException
 
 
 def is_of_producer(value: bytes) -> bool:
@@ -34,6 +35,7 @@ class SentBatch:
     first: int
     values: list[bytes]
     offset: int | None = None
+    timestamp_ms: int | None = None
     answered: bool = False
 
 
@@ -77,11 +79,15 @@ class Producer:
 
     def hear(self, batch: SentBatch, answer: Answer, *, may_be_early: bool) -> None:
         """What a batch that was sent was answered; `may_be_early`: one before it was turned away in the same breath."""
-        if isinstance(answer, Position):
+        if isinstance(answer, AppendedBatch):
             hold((answer.topic, answer.partition) == self.at, "a batch is where it was sent", answer)
             known = batch.offset
             hold(known in (None, answer.offset), "a batch sent again is answered with its place", known, answer)
+            times = {batch.timestamp_ms, answer.timestamp_ms} - {None, NO_TIME}
+            hold(len(times) <= 1, "a batch sent again is answered with its time", batch, answer)
             batch.offset, batch.answered = answer.offset, True
+            if answer.timestamp_ms != NO_TIME:
+                batch.timestamp_ms = answer.timestamp_ms
         elif isinstance(answer, OutOfOrderSequenceError):
             hold(may_be_early and batch.offset is None, "a batch in order is taken", self.number, batch, answer)
         elif not isinstance(answer, UnavailableError):

@@ -6,16 +6,17 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 from unittest.mock import patch
 
 from commitlog.base import TopicInfo
 from commitlog.behind import SegmentWriter
 from commitlog.commit import Commit
 from commitlog.durability import Durability
-from commitlog.embedded import EmbeddedLog
+from commitlog.engine import Engine
 from commitlog.intake import BatchIntake, Surroundings
 from commitlog.journal import Change, Journal
+from commitlog.open_commit import OpenCommit
 from commitlog.space import Space
 from commitlog.storage import Storage
 from tests.commitlog.sim.sim_disk import SimStorage
@@ -40,40 +41,44 @@ class NoDirectorySync(SimStorage):
         self._dir(path)
 
 
-class ShownBeforeSync(EmbeddedLog):
+class ShownBeforeSync(Engine):
     """Writes a flush to segments, and shows it to readers, while its last commit is still on the way to the disk."""
 
     def _take(self, asked: Durability) -> Commit:
         commit = super()._take(asked)
         flush, commit.flush = commit.flush, None
         if flush is not None:
-            flush.reaches(self._journal)
-            self._segment_thread.submit(lambda: self._segments.flush(flush), lambda _: commit.after_flush())
+            self.flusher.submit(flush, commit.after_flush)
         return commit
+
+
+class LateRows:
+    """An `OpenCommit` as producers' rows find it: they come into it only a while later."""
+
+    def __init__(self, around: Surroundings) -> None:
+        self._around = around
+        self.whole = around.open_commit.whole
+
+    def change(self, change: Change) -> None:
+        asyncio.get_running_loop().call_later(LATER_S, self._change, change)
+
+    def _change(self, change: Change) -> None:
+        self._around.open_commit.change(change)
+        self._around.commits.appended(0, 0)
 
 
 class RowInTheNextCommit(BatchIntake):
     """Notes what a producer has sent only after the batch is in the log."""
 
     def __init__(self, around: Surroundings, rows: Mapping[str, Any]) -> None:
-        loop = asyncio.get_running_loop()
-
-        def later(change: Change) -> None:
-            loop.call_later(LATER_S, self._late_change, change)
-
-        self._change_at_last = around.change
-        super().__init__(replace(around, change=later), rows)
-
-    def _late_change(self, change: Change) -> None:
-        self._change_at_last(change)
-        self._log.appended(0, 0)
+        super().__init__(replace(around, open_commit=cast(OpenCommit, LateRows(around))), rows)
 
 
-class NoNoteOfTheUnsynced(EmbeddedLog):
+class NoNoteOfTheUnsynced(Engine):
     """Acknowledges before the sync, and no checkpoint says so."""
 
     def _note_unsynced(self, noted: Callable[[], None]) -> None:
-        self._loop.call_soon(noted)
+        asyncio.get_running_loop().call_soon(noted)
 
 
 class DeletesAtOnce(SegmentWriter):
@@ -92,9 +97,9 @@ def impatient(storage: Storage, _space: Space) -> Storage:
 BROKEN = {
     "ack before fsync": Breakage(patches={"commitlog.recovery.Journal": AckBeforeSyncJournal}),
     "no directory fsync": Breakage(storage_class=NoDirectorySync),
-    "watermark before fsync": Breakage(log_class=ShownBeforeSync),
-    "a producer's row in the next commit": Breakage(patches={"commitlog.embedded.BatchIntake": RowInTheNextCommit}),
-    "no note of what is unsynced": Breakage(log_class=NoNoteOfTheUnsynced),
-    "deletion before the checkpoint": Breakage(patches={"commitlog.embedded.SegmentWriter": DeletesAtOnce}),
-    "a full disk is a failure": Breakage(patches={"commitlog.embedded.PatientStorage": impatient}),
+    "watermark before fsync": Breakage(patches={"commitlog.embedded.Engine": ShownBeforeSync}),
+    "a producer's row in the next commit": Breakage(patches={"commitlog.engine.BatchIntake": RowInTheNextCommit}),
+    "no note of what is unsynced": Breakage(patches={"commitlog.embedded.Engine": NoNoteOfTheUnsynced}),
+    "deletion before the checkpoint": Breakage(patches={"commitlog.engine.SegmentWriter": DeletesAtOnce}),
+    "a full disk is a failure": Breakage(patches={"commitlog.opening.PatientStorage": impatient}),
 }

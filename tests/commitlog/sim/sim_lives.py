@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import commitlog.embedded
+import commitlog.engine
 import commitlog.space
 from commitlog.checkpoint import read_checkpoint
 from commitlog.embedded import EmbeddedLog
@@ -226,7 +226,7 @@ class Simulation:
 
     async def _process(self, *, last: bool) -> None:
         failures = Failures()
-        log = await self._breakage.log_class.open(
+        log = await EmbeddedLog.open(
             self.data_dir,
             self._settings,
             clock=self.clock,
@@ -320,8 +320,8 @@ def simulated(simulation: Simulation) -> Iterator[None]:
         patch.object(secrets, "token_hex", lambda size: rng.randbytes(size).hex()),
         patch.object(secrets, "token_bytes", rng.randbytes),
         patch.object(secrets, "randbits", rng.getrandbits),
-        patch.object(commitlog.embedded, "Doorbell", lambda _run_dir: simulation.bell),
-        patch.object(commitlog.embedded, "WatermarkWriter", simulation.new_marks),
+        patch.object(commitlog.engine, "Doorbell", lambda _run_dir: simulation.bell),
+        patch.object(commitlog.engine, "WatermarkWriter", simulation.new_marks),
         patch.object(commitlog.space, "START_BYTES", START_BYTES),
     ):
         try:

@@ -8,7 +8,7 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from commitlog.base import NewRecord, Position, TableChange
+from commitlog.base import AppendedBatch, NewRecord, TableChange
 from commitlog.batch_errors import OutOfOrderSequenceError
 from commitlog.compression import CODEC_NONE, CODEC_ZSTD
 from commitlog.durability import Durability
@@ -218,7 +218,7 @@ class Client:
         away = False
         for batch, answer in zip(twice, answers, strict=True):
             producer.hear(batch, answer, may_be_early=away)
-            away = away or not isinstance(answer, Position)
+            away = away or not isinstance(answer, AppendedBatch)
         if producer.is_known and not producer.unanswered():
             await self._probe(producer)
         if away:

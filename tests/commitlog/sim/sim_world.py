@@ -7,7 +7,6 @@ import random
 from dataclasses import dataclass, field
 
 from commitlog.durability import Durability
-from commitlog.embedded import EmbeddedLog
 from commitlog.settings import LogSettings
 from tests.commitlog.sim.sim_disk import SimStorage
 from tests.commitlog.sim.sim_loop import SimLoop
@@ -46,9 +45,8 @@ class SimBell:
 
 @dataclass
 class Breakage:
-    """How a log is broken on purpose: its class, its storage, other names of `commitlog` replaced."""
+    """How a log is broken on purpose: its storage, other names of `commitlog` replaced."""
 
-    log_class: type[EmbeddedLog] = EmbeddedLog
     storage_class: type[SimStorage] = SimStorage
     patches: dict[str, object] = field(default_factory=dict)
 

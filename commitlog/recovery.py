@@ -118,8 +118,8 @@ def start_journal(
 ) -> Journal:
     """Move the checkpoint past everything recovered, then open the journal anew under the new id.
 
-    In this order: should a crash come between, the old journal is no longer needed. The report is kept before the
-    checkpoint: the start after that finds nothing wrong any more, and would have nothing to tell. Raises OSError.
+    In this order: should a crash come between, the old journal is no longer needed. The report comes before the
+    checkpoint, behind which nobody can tell any more what was missing. Raises OSError.
     """
     keep_report(storage, log_dir, recovered.report, recovered.last_timestamp_ms)
     recovered.tables.write_snapshots(storage, log_dir / TABLES_DIR, recovered.next_sequence)

@@ -19,7 +19,10 @@ PROMISES = {
         "a closed window is not lost",
     ),
     "no directory fsync": ("a topic that was made is there", "what was acknowledged is there"),
-    "watermark before fsync": ("what a reader was shown stays",),
+    "watermark before fsync": (
+        "what a reader was shown stays",
+        "no offset that anybody may have seen is given to another record",
+    ),
     "a producer's row in the next commit": ("a batch sent again is answered with its place",),
     "no note of what is unsynced": ("no offset that anybody may have seen is given to another record",),
     "deletion before the checkpoint": ("a log start never goes back",),

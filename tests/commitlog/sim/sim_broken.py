@@ -17,6 +17,7 @@ from commitlog.engine import Engine
 from commitlog.intake import BatchIntake, Surroundings
 from commitlog.journal import Change, Journal
 from commitlog.open_commit import OpenCommit
+from commitlog.replay import JOURNAL_NAME
 from commitlog.space import Space
 from commitlog.storage import Storage
 from tests.commitlog.sim.sim_disk import SimStorage
@@ -97,7 +98,9 @@ def impatient(storage: Storage, _space: Space) -> Storage:
 BROKEN = {
     "ack before fsync": Breakage(patches={"commitlog.recovery.Journal": AckBeforeSyncJournal}),
     "no directory fsync": Breakage(storage_class=NoDirectorySync),
-    "watermark before fsync": Breakage(patches={"commitlog.embedded.Engine": ShownBeforeSync}),
+    "watermark before fsync": Breakage(
+        patches={"commitlog.embedded.Engine": ShownBeforeSync}, slow=0.3, dies_syncing=JOURNAL_NAME
+    ),
     "a producer's row in the next commit": Breakage(patches={"commitlog.engine.BatchIntake": RowInTheNextCommit}),
     "no note of what is unsynced": Breakage(patches={"commitlog.embedded.Engine": NoNoteOfTheUnsynced}),
     "deletion before the checkpoint": Breakage(patches={"commitlog.engine.SegmentWriter": DeletesAtOnce}),

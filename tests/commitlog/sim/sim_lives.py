@@ -26,6 +26,7 @@ import commitlog.space
 from commitlog.checkpoint import read_checkpoint
 from commitlog.embedded import EmbeddedLog
 from commitlog.reader import FileLogReader
+from commitlog.replay import JOURNAL_NAME
 from commitlog.report import read_report
 from commitlog.storage import LOG_DIR, RUN_DIR, partition_dir_name
 from commitlog.watermarks import WatermarkWriter
@@ -92,7 +93,8 @@ class Simulation:
         self._full_until_s, self._full_bytes = 0.0, 0
         self._ever_opened = False
         self._follower = Follower(data_dir, self.disk, self.clock, self.rng, self.model)
-        self._slow, self._dies_syncing = 0.0, False
+        self._slow = 0.0
+        self._dies_syncing: str | None = None  # the sync of which file is the last call; empty: of any
         self._faulted = False
         self._maps: list[WatermarkWriter] = []
 
@@ -134,7 +136,7 @@ class Simulation:
                 self._fill()
         if self._crash_in:
             self._crash_in -= 1
-            if not self._crash_in and self._dies_syncing and operation != "sync":
+            if not self._crash_in and not self._may_die_at(operation, path):
                 self._crash_in = 1
             elif not self._crash_in:
                 return Fate(stop=self.rng.choice(list(Stop)))
@@ -147,6 +149,10 @@ class Simulation:
                     return Fate(error=error)
                 self._fault_in = 1  # a full disk shows at the next call that needs space
         return GO
+
+    def _may_die_at(self, operation: str, path: Path) -> bool:
+        wanted = self._dies_syncing
+        return wanted is None or (operation == "sync" and wanted in ("", path.name))
 
     def _fill(self) -> None:
         """Others fill the disk, all of it or nearly, for a while; a box with a full disk is soon restarted."""
@@ -199,8 +205,10 @@ class Simulation:
         self.outcome.starts_on_full += self._is_full()
         self._follower.begin(self._loop.threads)
         self._crash_in = self._fault_in = self._full_in = 0
-        self._dies_syncing = self.rng.random() < 0.4
-        self._slow = self.rng.choice((0.0, 0.0, 0.05))
+        self._dies_syncing = self.rng.choice((None, None, None, "", JOURNAL_NAME))
+        if self._breakage.dies_syncing is not None:
+            self._dies_syncing = self._breakage.dies_syncing
+        self._slow = self.rng.choice((0.0, 0.0, 0.05)) if self._breakage.slow is None else self._breakage.slow
         if not peaceful and self.rng.random() < 0.85:
             early = self.rng.random() < 0.25  # in the midst of recovery
             self._crash_in = self.rng.randint(1, 100) if early else int(2 ** self.rng.uniform(6, 11))

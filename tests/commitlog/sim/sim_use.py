@@ -149,9 +149,12 @@ class Client:
         await told
 
     async def _clear(self) -> None:
+        """Wait until the log is no longer congested; one that has failed never says so."""
         clear: asyncio.Future[None] = self._loop.create_future()
         self._log.when_clear(lambda: clear.set_result(None))
-        await clear
+        while not clear.done():
+            await asyncio.wait({clear}, timeout=0.5)
+            await self._log.init_producer_id()  # which a log that has failed refuses
 
     def _new_append(self) -> Append:
         rng, serial = self._rng, self._model.next_serial()

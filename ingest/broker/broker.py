@@ -117,7 +117,7 @@ class Broker:
         self.retained = self._restored_retained(
             RetainedLimits(max_messages=settings.max_retained_messages, max_size_bytes=settings.max_retained_size_bytes)
         )
-        self._wills = Wills(settings.max_will_bytes)
+        self.wills = Wills(settings.max_will_bytes)
         self._expiring: list[tuple[int, str]] = []
         self._catch_up = CatchUp(reading, open_reader)
         self.fan_out = FanOut(
@@ -147,7 +147,7 @@ class Broker:
         """Take over what the tables hold. Every session's connection is gone, and its expiry counts from now."""
         restored = restore_sessions(self._log.rows_now, self._queue_limits)
         now_ms = self._log.now_ms()
-        self._faults += [*restored.faults, *self._wills.restore(self._log.rows_now(WILLS))]
+        self._faults += [*restored.faults, *self.wills.restore(self._log.rows_now(WILLS))]
         for fault in self._faults:
             self.lines.warning("state left out", what=fault.what, where=fault.where, mend=fault.mend)
         self.sessions.update(restored.sessions)
@@ -159,9 +159,9 @@ class Broker:
                 session.ended_ms = now_ms
                 changes.append(session_row(session))
             self._expire_later(session)
-        for will in self._wills.all():
+        for will in self.wills.all():
             if will.due_ms is None:
-                changes.append(self._wills.keep(replace(will, due_ms=now_ms + will.delay_s * 1000)))
+                changes.append(self.wills.keep(replace(will, due_ms=now_ms + will.delay_s * 1000)))
         self._change(changes)
 
     def _restored_retained(self, limits: RetainedLimits) -> RetainedMessages:
@@ -184,7 +184,7 @@ class Broker:
     def tick(self) -> None:
         """A second has passed: wills that are due, sessions and retained messages that have expired."""
         now_ms = self._log.now_ms()
-        for will in self._wills.take_due(now_ms):
+        for will in self.wills.take_due(now_ms):
             self.publish_will(will)
         while self._expiring and self._expiring[0][0] <= now_ms:
             due_ms, client_id = heapq.heappop(self._expiring)
@@ -257,13 +257,13 @@ class Broker:
         now_ms = self._log.now_ms()
         session.ended_ms = now_ms
         changes: list[Row] = []
-        will = self._wills.get(session.client_id)
+        will = self.wills.get(session.client_id)
         if will is not None:
             delay_s = min(will.delay_s, session.expiry_s)  # [MQTT5-3.1.3-9]
             if not with_will:
-                changes += _rows(self._wills.discard(session.client_id))
+                changes += _rows(self.wills.discard(session.client_id))
             elif delay_s:
-                changes.append(self._wills.keep(replace(will, due_ms=now_ms + delay_s * 1000)))
+                changes.append(self.wills.keep(replace(will, due_ms=now_ms + delay_s * 1000)))
             else:
                 self.publish_will(will)
         if session.expiry_s:
@@ -285,7 +285,7 @@ class Broker:
         """Forget a session: its subscriptions, its queue, its rows; a will that waits is published [MQTT5-3.1.2-10]."""
         if self.sessions.get(session.client_id) is not session:
             return
-        will = self._wills.get(session.client_id)
+        will = self.wills.get(session.client_id)
         if will is not None and session.connection is None:
             self.publish_will(will)
         del self.sessions[session.client_id]
@@ -393,27 +393,31 @@ class Broker:
         client = Client(client_id=will.client_id, username=will.username, peer="")
         flags = (FLAG_RETAIN if will.retain else 0) | will.qos << 1
         if self._log.congested:
-            self._wills.keep(will)  # its row is there still
+            self.wills.keep(will)  # its row is there still
             self._log.when_clear(lambda: self._publish_waiting(will))
             return
-        changes = _rows(self._wills.discard(will.client_id))
+        changes = _rows(self.wills.discard(will.client_id))
         if self._log.full:
-            self.lines.warning("will dropped", what="the disk is full", where=f"will of {will.client_id!r}")
+            self._drop_will(will, "the disk is full")
         else:
             try:
                 routed = self.publisher.route(client, will.topic)
                 to = self.publisher.destination(client, routed, will.topic, flags, will.properties)
             except PublishRefusedError as error:  # permitted at CONNECT, and not any more
-                self.lines.warning("will dropped", what=error.what, where=f"will of {will.client_id!r}")
+                self._drop_will(will, error.what)
             else:
                 to.append(self._log.now_ms(), to.key, will.payload, to.headers)
                 self._log.appended(1, will.size_bytes + to.surplus_bytes + RECORD_OVERHEAD_BYTES)
                 self.counters.wills += 1
         self._change(changes)
 
+    def _drop_will(self, will: KeptWill, what: str) -> None:
+        self.counters.wills_dropped += 1
+        self.lines.warning("will dropped", what=what, where=f"will of {will.client_id!r}")
+
     def _publish_waiting(self, will: KeptWill) -> None:
         """The log has room again for a will that is due, if the client has no other one meanwhile."""
-        if self._wills.get(will.client_id) is will:
+        if self.wills.get(will.client_id) is will:
             self.publish_will(will)
 
     # -- what is seen from outside
@@ -450,8 +454,8 @@ class Broker:
             self.publisher.route(client, will.topic)
         except PublishRefusedError as error:
             raise RefusedError(error.reason_code, f"its will: {error.what}") from error
-        if not self._wills.has_room(will):
-            raise RefusedError(ReasonCode.QUOTA_EXCEEDED, f"all wills together take {self._wills.size_bytes} bytes")
+        if not self.wills.has_room(will):
+            raise RefusedError(ReasonCode.QUOTA_EXCEEDED, f"all wills together take {self.wills.size_bytes} bytes")
         return will
 
     def _new_session(self, connect: Connect, client_id: str) -> MqttSession:
@@ -476,8 +480,8 @@ class Broker:
         return min(expiry_s, round(self._settings.max_session_expiry_s))
 
     def _replace_will(self, client_id: str, will: KeptWill | None) -> list[Row]:
-        before = _rows(self._wills.discard(client_id))  # one that waited: the client is back in time [MQTT5-3.1.3-9]
-        return before if will is None else [self._wills.keep(will)]
+        before = _rows(self.wills.discard(client_id))  # one that waited: the client is back in time [MQTT5-3.1.3-9]
+        return before if will is None else [self.wills.keep(will)]
 
     def _expire_later(self, session: MqttSession) -> None:
         due_ms = session.expires_ms()

@@ -154,7 +154,8 @@ class ControlPackets:
             return
         connack = self._decisions.connect(connect)
         if connack.reason_code.failed:
-            self._refuse(connack.reason_code, connack.properties.reason_string or "refused by the server", connack)
+            what = connack.properties.reason_string or "refused by the server"
+            self._refuse(connack.reason_code, what, connack if self.level == LEVEL_5 else None)
             return
         self.out += encode_packet(connack, self.level)  # [MQTT-3.1.4-4] [MQTT5-3.1.4-5]
         self.events.append(Connected(connect=connect, connack=connack))

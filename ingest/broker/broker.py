@@ -66,6 +66,7 @@ TAKEN_OVER: Final = "taken over"
 _MAX_PLACE_BYTES: Final = 8  # of a queued message: two to four are usual
 _RECEIVED_ROW_BYTES: Final = 40
 _BOUND_EVERY: Final = 5  # ticks between two looks at what all queues take: it goes through all that hold anything
+_SPARE_EXPIRIES: Final = 64
 _GRANTED: Final = (ReasonCode.GRANTED_QOS_0, ReasonCode.GRANTED_QOS_1, ReasonCode.GRANTED_QOS_2)
 
 
@@ -119,7 +120,8 @@ class Broker:
         )
         self.wills = Wills(settings.max_will_bytes)
         self._expiring: list[tuple[int, str]] = []
-        self._catch_up = CatchUp(reading, open_reader)
+        self._overflowing: set[MqttSession] = set()
+        self._catch_up = CatchUp(reading, open_reader, self.lines)
         self.fan_out = FanOut(
             log,
             self.tree,
@@ -241,12 +243,10 @@ class Broker:
         return Opened(session=session, session_present=present, durable=bool(changes))
 
     def opened(self, session: MqttSession) -> None:
-        """The CONNACK is on its way: send what waits, and again what was not acknowledged [MQTT-4.4.0-1]."""
-        if not session.has_queue or not session.durable:
-            return
-        self.sender.released(session, session.queue.reconnected(session.receive_maximum))
-        session.keeps_up = False
-        self.sender.soon(session)
+        """The CONNACK is on its way: what was not acknowledged is to be sent again [MQTT-4.4.0-1] [MQTT5-4.4.0-1]."""
+        if session.has_queue and session.durable:
+            self.sender.released(session, session.queue.reconnected(session.receive_maximum))
+            session.keeps_up = False
 
     def closed(self, session: MqttSession, outlet: Outlet, *, with_will: bool) -> None:
         """A session's connection is gone. `with_will`: its will is to be published, after its delay."""
@@ -392,8 +392,7 @@ class Broker:
         """Publish a will in the name of its client, and forget it."""
         client = Client(client_id=will.client_id, username=will.username, peer="")
         flags = (FLAG_RETAIN if will.retain else 0) | will.qos << 1
-        if self._log.congested:
-            self.wills.keep(will)  # its row is there still
+        if self._log.congested:  # it is kept until then, and so is its row
             self._log.when_clear(lambda: self._publish_waiting(will))
             return
         changes = _rows(self.wills.discard(will.client_id))
@@ -485,8 +484,14 @@ class Broker:
 
     def _expire_later(self, session: MqttSession) -> None:
         due_ms = session.expires_ms()
-        if due_ms is not None:
-            heapq.heappush(self._expiring, (due_ms, session.client_id))
+        if due_ms is None:
+            return
+        heapq.heappush(self._expiring, (due_ms, session.client_id))
+        if len(self._expiring) > 2 * len(self.sessions) + _SPARE_EXPIRIES:  # those of clients that came back
+            self._expiring = [
+                (due_ms, one.client_id) for one in self.sessions.values() if (due_ms := one.expires_ms()) is not None
+            ]
+            heapq.heapify(self._expiring)
 
     def _share_out(self, session: MqttSession) -> None:
         """Messages of shared subscriptions that a session did not get go to other members [MQTT5-4.8.2-5]."""
@@ -494,6 +499,9 @@ class Broker:
 
     def _overflowed(self, session: MqttSession) -> None:
         """A session has more to get than it may: it ends, and its client is told so, now or when it comes back."""
+        if session in self._overflowing:
+            return
+        self._overflowing.add(session)
         self.counters.sessions_overflowed += 1
         self.lines.warning(
             "session ended",
@@ -501,7 +509,11 @@ class Broker:
             where=f"client {session.client_id!r}",
             mend="read faster, subscribe to less, or raise mqtt.max_queued_messages",
         )
-        self.sender.later(lambda: self._end_with_connection(session, ReasonCode.QUOTA_EXCEEDED))
+        self.sender.later(lambda: self._end_overflowed(session))
+
+    def _end_overflowed(self, session: MqttSession) -> None:
+        self._overflowing.discard(session)
+        self._end_with_connection(session, ReasonCode.QUOTA_EXCEEDED)
 
     def _behind_the_log(self, session: MqttSession, lost: int) -> None:
         """Messages that a session had still to get have expired from the log: it ends honestly."""

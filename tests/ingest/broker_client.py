@@ -207,7 +207,7 @@ class MqttClient(Client):
     async def subscribe(
         self, *filters: str, qos: int = 1, identifier: int | None = None, **options: Any
     ) -> Sequence[ReasonCode]:
-        """Subscribe to filters with the same options; the answer may stand behind messages, which must not be there."""
+        """Subscribe to filters with the same options; nothing is to come before the answer."""
         wanted = tuple(TopicSubscription(filter=one, qos=qos, **options) for one in filters)
         self.put(self.subscribe_packet(*wanted, identifier=identifier))
         return (await self.take(SubAck)).reason_codes

@@ -261,6 +261,14 @@ class Client:
             await asyncio.sleep(0)
         return not self._reader._buffer  # type: ignore[attr-defined]  # a read with a timeout would have to wait
 
+    def stop_reading(self) -> None:
+        """Leave what comes from now on in the socket."""
+        self._writer.transport.pause_reading()  # type: ignore[attr-defined]
+
+    def read_on(self) -> None:
+        """Read again."""
+        self._writer.transport.resume_reading()  # type: ignore[attr-defined]
+
     def end(self) -> None:
         """Send nothing more, but go on reading."""
         self._writer.write_eof()

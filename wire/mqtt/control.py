@@ -108,7 +108,7 @@ class ControlPackets:
 
     def _say_why(self, error: ProtocolError) -> None:
         """5.0 tells the client before the connection closes [MQTT5-4.13.1-1]; 3.1.1 just closes [MQTT-4.8.0-1]."""
-        if self.level == LEVEL_5 and self._state is State.CONNECTED:
+        if self.level == LEVEL_5 and self._state is State.CONNECTED and not error.told_at_the_end:
             self.out += encode_packet(Disconnect(reason_code=error.reason_code), LEVEL_5)
 
     def _refuse_more(self, data: bytes) -> None:

@@ -29,6 +29,8 @@ class BrokerCounters:
     """Sessions ended because they had more to get than a session may have."""
     wills: int = 0
     """Wills published."""
+    wills_dropped: int = 0
+    """Wills that could not be: the disk was full, or the topic is not permitted any more."""
     reasons: Counter[tuple[PacketType, int]] = field(default_factory=Counter)
     """Reason codes sent, by packet: CONNACK, SUBACK, UNSUBACK, PUBACK, PUBREC (refusals), DISCONNECT."""
     disconnects: Counter[int] = field(default_factory=Counter)

@@ -5,8 +5,8 @@ and hands back the answers; they are registered with the log once for the whole 
 disk. What depends on the MQTT topic alone is computed at its first publish on the connection (`resolve`) and kept by
 the core; when subscriptions change, it is computed anew.
 
-An answer that promises something durable (CONNACK, SUBACK, UNSUBACK of a session that outlives its connection) waits for
-the commit of the rows that it promises. Nothing overtakes a CONNACK that waits.
+An answer that promises something durable (CONNACK, SUBACK, UNSUBACK of a session that outlives its connection) waits
+for the commit of the rows that it promises. Nothing overtakes a CONNACK that waits.
 
 While the disk is full, MQTT 3.1.1 has no answer to a publish but to close the connection, and 5.0 says why; a QoS 0
 publish is dropped and counted instead. That too is decided when an MQTT topic is resolved, so every topic is resolved

@@ -470,7 +470,7 @@ class Broker:
         return session
 
     def _expiry_s(self, connect: Connect) -> int:
-        """How long the session is kept after its connection: in 3.1.1 as long as the server keeps any [MQTT-3.1.2-5]."""
+        """How long the session is kept after its connection: in 3.1.1 as long as any is kept [MQTT-3.1.2-5]."""
         if connect.protocol_level == LEVEL_5:
             return self._bounded_expiry_s(connect.properties.session_expiry_interval_s or 0)
         return 0 if connect.clean_session else self._bounded_expiry_s(NEVER_EXPIRES_S)

@@ -320,7 +320,7 @@ class Sender:
 
 
 def sent_with(properties: PublishProperties, level: int, kind: Kind, left_s: int | None) -> PublishProperties:
-    """The properties of the PUBLISH to a subscriber: the publisher's, what is left of its expiry, the subscription's."""
+    """The properties of a PUBLISH to a subscriber: the publisher's, what is left of its expiry, the subscription's."""
     if level != LEVEL_5 or (properties is NO_PUBLISH_PROPERTIES and not kind.identifiers):
         return NO_PUBLISH_PROPERTIES
     return PublishProperties(

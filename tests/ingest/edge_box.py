@@ -181,18 +181,14 @@ async def edge_box(
     clock.shift_ms = shift_ms
     failures: list[Exception] = []
     router = Router(routes)
-    log = await EmbeddedLog.open(
-        data_dir, log_settings, clock=clock, storage=storage, on_failure=failures.append
-    )
+    log = await EmbeddedLog.open(data_dir, log_settings, clock=clock, storage=storage, on_failure=failures.append)
     for topic in sorted({EVENTS_TOPIC, "telemetry", *router.topics}):
         await log.create_topic(topic)
     sessions = Sessions(log, log.boot_id, max_devices=max_devices)
     mqtt_settings = mqtt or MqttSettings()
     refusals = ConfiguredRefusals(publish=mqtt_settings.refuse_publish, subscribe=mqtt_settings.refuse_subscribe)
     reading = SystemThreads().worker("catch-up", failures.append)
-    broker = Broker(
-        log, router, refusals, mqtt_settings, reading=reading, open_reader=lambda: FileLogReader(data_dir)
-    )
+    broker = Broker(log, router, refusals, mqtt_settings, reading=reading, open_reader=lambda: FileLogReader(data_dir))
     mqtt_listener = MqttListener(mqtt_settings, log, broker, sessions, admission=admission)
     tcp_listener = TcpListener(tcp or TcpSettings(), log, sessions, admission=admission)
     box = EdgeBox(data_dir, log, storage, clock, sessions, broker, mqtt_listener, tcp_listener)

@@ -69,6 +69,7 @@ class ControlPackets:
         "pubacks",
         "received_ids",
         "released",
+        "unknown_releases",
     )
 
     level: int
@@ -87,6 +88,9 @@ class ControlPackets:
     released: list[int]
     """Those that were released in the last chunk; their PUBCOMPs are in the answers that wait for a commit."""
 
+    unknown_releases: int
+    """PUBRELs so far of what was not to be released, answered with 0x92 in 5.0."""
+
     def __init__(self, decisions: Decisions) -> None:
         self._decisions = decisions
         self._inherited_ids: set[int] = set()
@@ -100,6 +104,7 @@ class ControlPackets:
         self.pubacks = []
         self.received_ids = None
         self.released = []
+        self.unknown_releases = 0
 
     @property
     def state(self) -> State:
@@ -262,6 +267,7 @@ class ControlPackets:
             self.released.append(packet_id)
         elif self.level == LEVEL_5:
             reason = ReasonCode.PACKET_IDENTIFIER_NOT_FOUND
+            self.unknown_releases += 1
         # Answered even if it is unknown: the client then forgets it [MQTT-4.3.3-2] [MQTT5-4.3.3-11].
         self._answer_late(encode_packet(PubComp(packet_id=packet_id, reason_code=reason), self.level))
 

@@ -19,8 +19,8 @@ class ProtocolError(HeadraceError):
     """The other side did what the protocol forbids at this point; the connection must be closed.
 
     `clause` is the normative statement ("MQTT-3.1.0-2") or, where the specification numbers none, the section.
-    `offset` counts from the first byte of the packet. `reason` is a short label for metrics. `reason_code` is what a
-    5.0 server says before it closes.
+    `offset` counts from the first byte of the packet; `packet` is the name of its type, set by who reads the stream.
+    `reason` is a short label for metrics. `reason_code` is what a 5.0 server says before it closes.
     """
 
     code = "mqtt.protocol"
@@ -43,6 +43,7 @@ class ProtocolError(HeadraceError):
         super().__init__(what, where=where, mend=mend)
         self.clause = clause
         self.offset = offset
+        self.packet = ""
         self.reason_code = self.usual_reason_code if reason_code is None else reason_code
 
 

@@ -37,6 +37,7 @@ from wire.mqtt.errors import ProtocolError, PublishRefusedError
 from wire.mqtt.events import Decisions, State
 from wire.mqtt.framing import packet_bounds
 from wire.mqtt.publishes import MAX_VARIANT_SIZE_BYTES, NOTHING_YET, PUBACK, Publishes
+from wire.mqtt.reasons import PacketType, packet_name
 
 _NO_PACKET_ID: Final = b"\0\0"
 _NO_PROPERTIES: Final = b"\0"
@@ -214,6 +215,7 @@ class ServerConnection(Publishes):
                 if self._in_flight > self._max_in_flight or self.received_ids:
                     self._bound_in_flight()
         except ProtocolError as error:
+            error.packet = packet_name(data[at]) if at < size else PacketType.PUBLISH.name
             self._say_why(error)
             self._end(State.FAILED)
             raise

@@ -143,6 +143,11 @@ class ServerConnection(ControlPackets):
         """Bytes kept of an incomplete packet."""
         return len(self._partial)
 
+    @property
+    def unfinished(self) -> object | None:
+        """Which packet is incomplete: the same object for as long as it is the same packet; None if there is none."""
+        return self._partial or None
+
     def forget_topics(self) -> None:
         """Resolve every topic again at its next publish: routes, permissions, subscriptions or the disk changed."""
         for by_topic in self._targets.values():

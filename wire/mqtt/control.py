@@ -166,7 +166,9 @@ class ControlPackets:
         raise NotImplementedError
 
     def _refuse(self, reason_code: ReasonCode, what: str, connack: ConnAck | None = None) -> None:
-        self.out += encode_packet(connack or ConnAck(reason_code=reason_code), self.level)
+        if connack is None or self.level != LEVEL_5:  # 3.1.1 has no properties: why is for our log only
+            connack = ConnAck(reason_code=reason_code)
+        self.out += encode_packet(connack, self.level)
         self.events.append(Refused(reason_code=reason_code, what=what))
         self._end(State.REFUSED)
 

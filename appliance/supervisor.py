@@ -33,6 +33,7 @@ from core.clock import Clock, SystemClock
 from core.errors import DataDirError, HeadraceError, PortTakenError
 from core.logs import configure_logs
 from core.ports import forget_ports, read_ports
+from ingest.settings import Port
 
 SLOW_START_S: Final = 10.0  # after this long a person wonders; recovery of a big log may well take longer
 START_FAILED: Final = 127  # what a shell says when it cannot start a command
@@ -85,10 +86,10 @@ def children_of(settings: Settings) -> Sequence[ChildSpec]:
 
 def with_ports(settings: Settings, ports: Mapping[str, int]) -> Settings:
     """The settings with `auto` ports fixed to what they became: a child that is started again must be found again."""
-    fixed: dict[str, dict[str, int]] = {}
+    fixed: dict[str, dict[str, Port]] = {}
     for at in listening_ports(settings):
-        if at.port == "auto" and at.name in ports:
-            fixed.setdefault(at.section, {})[at.key] = ports[at.name]
+        if at.port == "auto":  # one that follows another stays `auto`, also when that one is a number now
+            fixed.setdefault(at.section, {})[at.key] = ports.get(at.name, "auto")
     return settings.model_copy(
         update={name: getattr(settings, name).model_copy(update=update) for name, update in fixed.items()}
     )

@@ -1,4 +1,4 @@
-"""Clients that others wrote against a whole appliance: paho, aiomqtt, MQTT.js, mosquitto; TCP, WebSocket, unix socket."""
+"""Clients that others wrote against a whole appliance, over every transport: paho, aiomqtt, MQTT.js, mosquitto."""
 
 from __future__ import annotations
 

@@ -226,9 +226,7 @@ async def test_a_payload_of_a_megabyte_both_ways(tmp_path: Path) -> None:
         "long-ping",
     ],
 )
-async def test_bad_frames_end_their_own_connection_with_the_code_for_it(
-    tmp_path: Path, sent: bytes, code: int
-) -> None:
+async def test_bad_frames_end_their_own_connection_with_the_code_for_it(tmp_path: Path, sent: bytes, code: int) -> None:
     async with edge_box(tmp_path) as box:
         good = await WebSocketClient.mqtt(box.websocket_port, "good")
         bad = await WebSocketClient.mqtt(box.websocket_port, "bad")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Protocol
@@ -31,6 +31,14 @@ class TableRows(Protocol):
         ...
 
 
+class Ask(Protocol):
+    """Calls a verb of the edge over the local channel."""
+
+    def __call__(self, verb: str, **args: Any) -> Awaitable[Any]:
+        """The verb's result. Raises UnavailableError while the edge is away, BadRequestError for what it refuses."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
     """The sources of every answer.
@@ -44,7 +52,7 @@ class Services:
     tail: Tail
     readers: ReaderPool
     log: TableRows
-    ask: Callable[[str], Awaitable[Any]]
+    ask: Ask
     run_dir: Path
     lake_dir: Path
     clock: Clock

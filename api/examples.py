@@ -103,20 +103,26 @@ EXPORT_LIST: Final = {
     "lake": "headrace-data/lake",
 }
 
-SESSION_LIST: Final = {
-    "sessions": [
-        {
-            "session": "cced28cd-41",
-            "client_id": "press-17",
-            "username": None,
-            "protocol": "mqtt",
-            "peer": "127.0.0.1:51874",
-            "since_ms": 1795158012004,
-            "devices": 1,
-        }
-    ],
-    "total": 1,
+SESSION: Final = {
+    "client_id": "line-4-display",
+    "protocol": "mqtt",
+    "level": 5,
+    "username": None,
+    "connected": False,
+    "session": None,
+    "peer": None,
+    "since": None,
+    "devices": 0,
+    "away_since": "2026-11-20T07:02:40.310000Z",
+    "expires": "2026-11-21T07:02:40.310000Z",
+    "expiry_s": 86400,
+    "subscriptions": 1,
+    "filters": ["devices/+/telemetry"],
+    "queued": 18231,
+    "in_flight": 0,
 }
+
+SESSION_LIST: Final = {"sessions": [SESSION], "connected": 1204, "away": 3, "next": "mqtt:100"}
 
 
 def example(value: dict[str, Any]) -> dict[str, Any]:

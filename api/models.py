@@ -213,13 +213,41 @@ class ExportList(Shape):
     lake: str = Field(description="Directory of the lake on the box.")
 
 
+class SessionInfo(Shape):
+    """A session: of an MQTT client, connected or kept while it is away, or another protocol's connection."""
+
+    model_config = ConfigDict(json_schema_extra=example(examples.SESSION))
+
+    client_id: str | None = Field(description="Null for a TCP connection.")
+    protocol: str = Field(examples=["mqtt"])
+    level: int | None = Field(description="4: MQTT 3.1.1. 5: MQTT 5.0. Null: not MQTT.")
+    username: str | None
+    connected: bool
+    session: str | None = Field(description="What `device.events` calls this connection; null while away.")
+    peer: str | None
+    since: datetime | None = Field(description="When it connected; null while away.")
+    devices: int = Field(description="Devices that have published in this connection.")
+    away_since: datetime | None = Field(description="When its last connection ended; null while connected.")
+    expires: datetime | None = Field(description="When it ends, unless its client comes back; null while connected.")
+    expiry_s: int = Field(description="Seconds that it is kept without a connection; 0: it ends with its connection.")
+    subscriptions: int
+    filters: list[str] = Field(description="Filters of the first 100 of them (fewer where they are very long).")
+    queued: int = Field(description="QoS 1 and 2 messages that its client has not completed, in flight or waiting.")
+    in_flight: int = Field(description="Those among them sent on this connection, or received and not yet released.")
+
+
 class SessionList(Shape):
-    """Connections that are open at the edge now."""
+    """A page of sessions."""
 
     model_config = ConfigDict(json_schema_extra=example(examples.SESSION_LIST))
 
-    sessions: list[dict[str, Any]]
-    total: int
+    sessions: list[SessionInfo]
+    connected: int = Field(description="Sessions and connections there are, whatever was asked for.")
+    away: int = Field(description="Sessions kept for clients that are away.")
+    next: str | None = Field(
+        description="`cursor` of the next page; null at the end. A page may be shorter than `limit` and still have a "
+        "next: a request looks at some thousands of sessions, then answers with what it found."
+    )
 
 
 class Health(Shape):

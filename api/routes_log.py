@@ -1,9 +1,9 @@
-"""`/api/v1/topics`, `/exports`, `/sessions`: the log, what was exported of it, and who is connected."""
+"""`/api/v1/topics`, `/exports`, `/sessions`: the log, what was exported of it, and whose sessions there are."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Query
 from starlette.responses import Response
@@ -15,6 +15,7 @@ from api.models import (
     ExportList,
     MissingRange,
     PartitionMarks,
+    SessionInfo,
     SessionList,
     Topic,
     TopicList,
@@ -26,6 +27,7 @@ from api.recovered import Recovered
 from api.times import to_datetime
 from commitlog.base import ClosedWindow, LogReader, TopicInfo
 
+_SESSION_TIMES: Final = ("since", "away_since", "expires")
 router = APIRouter(prefix="/api/v1", tags=["log"], responses={**PROBLEMS, **UNAVAILABLE})
 
 
@@ -51,22 +53,33 @@ async def list_exports(
     return answer(ExportList(exports=[_export(row) for row in chosen[:limit]], lake=str(services.lake_dir)))
 
 
-@router.get("/sessions", response_model=SessionList, summary="List open connections")
-async def list_sessions(services: Injected, limit: Annotated[int, Query(ge=1, le=10_000)] = 1000) -> Response:
-    """What the edge has open now, as it tells it: protocol, peer, client id, devices."""
-    told = await services.ask("sessions")
-    return answer(SessionList(sessions=[plain(one) for one in told["sessions"][:limit]], total=told["total"]))
+@router.get("/sessions", response_model=SessionList, summary="List sessions")
+async def list_sessions(
+    services: Injected,
+    connected: Annotated[
+        Literal["true", "false"] | None, Query(description="Only those that are connected, or only those that are not.")
+    ] = None,
+    client_id: Annotated[str | None, Query(max_length=65_535, description="Only this MQTT client's.")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    cursor: Annotated[
+        str | None, Query(pattern="^[a-z]{1,16}:[0-9]{1,15}$", description="`next` of the previous page.")
+    ] = None,
+) -> Response:
+    """MQTT sessions, connected or kept for clients that are away, and TCP connections; the oldest of each first."""
+    wanted = None if connected is None else connected == "true"
+    told = await services.ask("sessions", connected=wanted, client_id=client_id, limit=limit, cursor=cursor)
+    shape = SessionList(
+        sessions=[_session(row) for row in told["sessions"]],
+        connected=told["connected"],
+        away=told["away"],
+        next=told["next"],
+    )
+    return answer(shape)
 
 
-def plain(value: Any) -> Any:
-    """What msgpack carried as JSON can carry it: bytes become text, keys strings."""
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "backslashreplace")
-    if isinstance(value, Mapping):
-        return {str(plain(name)): plain(content) for name, content in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(one) for one in value]
-    return value
+def _session(row: Mapping[str, Any]) -> SessionInfo:
+    times = {name: None if row[f"{name}_ms"] is None else to_datetime(row[f"{name}_ms"]) for name in _SESSION_TIMES}
+    return SessionInfo(**times, **{name: row[name] for name in SessionInfo.model_fields if name not in times})
 
 
 def _topic(services: Services, reader: LogReader, info: TopicInfo, recovered: Recovered) -> Topic:

@@ -67,8 +67,8 @@ def assemble(settings: Settings, channel: ChannelClient) -> tuple[Services, Stat
     def open_reader() -> LogReader:
         return FileLogReader(settings.data_dir)
 
-    async def ask(verb: str) -> Any:
-        return await channel.call(verb, timeout_s=_ASK_TIMEOUT_S)
+    async def ask(verb: str, **args: Any) -> Any:
+        return await channel.call(verb, timeout_s=_ASK_TIMEOUT_S, **args)
 
     clock = SystemClock()
     view = StatusView(max_devices=settings.http.max_devices)

@@ -13,7 +13,7 @@ import contextlib
 import errno
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import structlog
 
@@ -38,11 +38,11 @@ from ingest.limits import Admission, FileShare, allow_files, files_wanted, share
 from ingest.listener import Listener
 from ingest.mqtt import MqttListener
 from ingest.routing import Router
+from ingest.session_list import SessionList
 from ingest.sessions import EVENTS_TOPIC, Sessions
 from ingest.tcp import TcpListener
 from retention.roller import Roller
 
-MAX_SESSION_ROWS: Final = 10_000  # in one answer of the `sessions` verb
 _log = structlog.get_logger("headrace.edge")
 
 
@@ -93,13 +93,16 @@ class Edge:
             reading=SystemThreads().worker("catch-up", lambda error: log_unexpected("reading for subscribers", error)),
             open_reader=lambda: FileLogReader(settings.data_dir),
         )
+        self._session_list = SessionList(self._sessions, self._broker)
         self._mqtt = MqttListener(settings.mqtt, log, self._broker, self._sessions, admission=admission)
         self._tcp = TcpListener(settings.tcp, log, self._sessions, admission=admission)
         self._listeners: dict[str, Listener] = {"mqtt": self._mqtt, "tcp": self._tcp}
         self._roller = Roller(log, settings.retention, SystemClock())
         counters = [listener.counters for listener in self._listeners.values()]
         self._channel = ChannelServer(settings.data_dir / RUN_DIR / "edge.sock", self._handlers())
-        self._collector = EdgeCollector(log, counters, self._sessions, self._roller, self._channel, SystemClock())
+        self._collector = EdgeCollector(
+            log, counters, self._sessions, self._roller, self._channel, SystemClock(), broker=self._broker
+        )
         self._tasks: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -181,13 +184,7 @@ class Edge:
 
     def _handlers(self) -> Mapping[str, Handler]:
         async def sessions(args: Mapping[str, Any]) -> Any:
-            limit = args.get("limit", MAX_SESSION_ROWS)
-            if not isinstance(limit, int) or limit < 0:
-                raise BadRequestError(f"{limit!r} is not a number of sessions", mend="a whole number from 0")
-            return {
-                "total": len(self._sessions),
-                "sessions": list(self._sessions.rows(min(limit, MAX_SESSION_ROWS))),
-            }
+            return self._session_list.page(args)
 
         async def metrics(_: Mapping[str, Any]) -> Any:
             return metrics_text(self._collector)

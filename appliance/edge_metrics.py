@@ -15,17 +15,19 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from appliance.edge_mqtt_metrics import mqtt_metrics
 from commitlog.embedded import EmbeddedLog
 from core.channel import ChannelServer
 from core.clock import Clock, ClockState
 from core.histogram import Histogram
+from ingest.broker.broker import Broker
 from ingest.counters import ListenerCounters
 from ingest.sessions import Sessions
 from retention.roller import Roller
 
 
 class EdgeCollector(Collector):
-    """Collects what log, listeners and roller count."""
+    """Collects what log, listeners, MQTT server and roller count."""
 
     def __init__(
         self,
@@ -35,6 +37,8 @@ class EdgeCollector(Collector):
         roller: Roller,
         channel: ChannelServer,
         clock: Clock,
+        *,
+        broker: Broker,
     ) -> None:
         self._log = log
         self._listeners = listeners
@@ -42,6 +46,7 @@ class EdgeCollector(Collector):
         self._roller = roller
         self._channel = channel
         self._clock = clock
+        self._broker = broker
 
     def collect(self) -> Iterator[Metric]:
         """Everything, as of now."""
@@ -52,6 +57,7 @@ class EdgeCollector(Collector):
         yield from self._disk_metrics()
         yield from self._recovery_metrics()
         yield from self._listener_metrics()
+        yield from mqtt_metrics(self._broker)
         yield from self._window_metrics()
         yield CounterMetricFamily(
             "headrace_channel_refused",

@@ -3,9 +3,9 @@ reading the properties of a 5.0 PUBLISH in place costs, and writing one message 
 
     python -m benchmarks.parse_publish [--messages 20000] [--rounds 15]
 
-Loads are QoS 1 with a 120-byte JSON payload on one topic, one connection, and so many whole packets a chunk. Each
-figure is nanoseconds of CPU per message: the best and the median of the rounds, and the best less what calling the
-empty append costs in the same process.
+Loads are a 120-byte JSON payload on one topic (or on eight by turns, as gateways do), one connection, both versions,
+and so many whole packets a chunk. Each figure is nanoseconds of CPU per message: the best and the median of the rounds,
+and the best less what calling the empty append costs in the same process.
 """
 
 from __future__ import annotations
@@ -16,16 +16,19 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 
+from wire.mqtt.clauses import LEVEL_3_1_1, LEVEL_5
 from wire.mqtt.encode import encode_connect, encode_publish
 from wire.mqtt.events import Target
-from wire.mqtt.outgoing import OutgoingPublish
-from wire.mqtt.packets import ConnAck, Connect, Publish
+from wire.mqtt.frame import Frame
+from wire.mqtt.packets import ConnAck, Connect, Publish, Subscribe, Unsubscribe
 from wire.mqtt.properties import NO_PUBLISH_PROPERTIES, PublishProperties
 from wire.mqtt.property_codec import PUBLISH, read_publish_properties
+from wire.mqtt.reasons import ReasonCode
 from wire.mqtt.server import ServerConnection
 
 PACKETS_PER_CHUNK = (1, 10, 100)
 PAYLOAD_SIZE_BYTES = 120
+VERSIONS = {LEVEL_3_1_1: "3.1.1", LEVEL_5: "5.0"}
 
 
 def append_nothing(
@@ -34,31 +37,59 @@ def append_nothing(
     return 0
 
 
-def resolve(topic: str, flags: int) -> Target:
-    return append_nothing, topic.split("/")[1].encode(), [("mqtt.topic", topic.encode())]
+class Nowhere:
+    """A shell that takes everything and keeps nothing."""
+
+    def connect(self, connect: Connect) -> ConnAck:
+        return ConnAck()
+
+    def resolve(self, publish: Publish, flags: int) -> Target:
+        return append_nothing, publish.topic.split("/")[1].encode(), [("mqtt.topic", publish.topic.encode())]
+
+    def subscribe(self, subscribe: Subscribe) -> Sequence[ReasonCode]:
+        return [ReasonCode.SUCCESS for _ in subscribe.subscriptions]
+
+    def unsubscribe(self, unsubscribe: Unsubscribe) -> Sequence[ReasonCode]:
+        return [ReasonCode.SUCCESS for _ in unsubscribe.filters]
 
 
-def packet(qos: int) -> bytes:
+def packets(qos: int, level: int, topics: int, count: int) -> bytes:
     reading = {"ts": 1_790_000_000_000, "seq": 1, "temperature_c": 21.5, "state": "running"}
     text = json.dumps(reading)
     payload = text.encode() + b" " * (PAYLOAD_SIZE_BYTES - len(text))
-    packet_id = 7 if qos else None
-    return encode_publish(Publish(topic="devices/pump-0001/telemetry", payload=payload, qos=qos, packet_id=packet_id))
-
-
-def connected() -> ServerConnection:
-    connection = ServerConnection(
-        resolve=resolve, on_connect=lambda connect: ConnAck(), max_packet_size_bytes=1 << 20, max_topics=10_000
+    return b"".join(
+        encode_publish(
+            Publish(
+                topic=f"devices/pump-{at % topics:04}/telemetry",
+                payload=payload,
+                qos=qos,
+                packet_id=at % 65_535 + 1 if qos else None,
+            ),
+            level,
+        )
+        for at in range(count)
     )
-    connection.receive(encode_connect(Connect(client_id="bench")), 0)
+
+
+def connected(level: int) -> ServerConnection:
+    connection = ServerConnection(Nowhere(), max_packet_size_bytes=1 << 20, max_topics=10_000)
+    connection.receive(encode_connect(Connect(client_id="bench", protocol_level=level)), 0)
     return connection
 
 
-def receive_loop(qos: int, packets: int, messages: int) -> Callable[[], int]:
-    receive, chunk, now_ms = connected().receive, packet(qos) * packets, 1_790_000_000_000
+def receive_loop(qos: int, level: int, topics: int, count: int, messages: int) -> Callable[[], int]:
+    connection = connected(level)
+    receive, acknowledged = connection.receive, connection.acknowledged
+    chunk, now_ms = packets(qos, level, topics, count), 1_790_000_000_000
+    answered = count if qos == 1 and level == LEVEL_5 else 0
 
     def run() -> int:
-        return sum(receive(chunk, now_ms) for _ in range(messages // packets))
+        taken = 0
+        for _ in range(messages // count):
+            taken += receive(chunk, now_ms)
+            if answered:
+                acknowledged(answered)
+        return taken
 
     return run
 
@@ -75,22 +106,21 @@ def property_loop(properties: PublishProperties, messages: int) -> Callable[[], 
     return run
 
 
-def outgoing_loop(level: int, subscription_identifiers: tuple[int, ...], messages: int) -> Callable[[], int]:
-    message = OutgoingPublish(topic="devices/pump-0001/telemetry", payload=b" " * PAYLOAD_SIZE_BYTES, level=level)
-    shared = message.parts(qos=1)
+def outgoing_loop(level: int, qos: int, messages: int) -> Callable[[], int]:
+    frame = Frame(topic="devices/pump-0001/telemetry", qos=qos, level=level)
+    payload = b" " * PAYLOAD_SIZE_BYTES
 
     def run() -> int:
-        for _ in range(messages):
-            parts = message.parts(qos=1, subscription_identifiers=subscription_identifiers)
-            parts.packet(7)
+        for number in range(messages):
+            frame.packet_with_id(number & 0xFFF | 1, payload)
         return messages
 
-    def run_shared() -> int:
+    def run_0() -> int:
         for _ in range(messages):
-            shared.packet(7)
+            frame.packet(payload)
         return messages
 
-    return run if subscription_identifiers else run_shared
+    return run if qos else run_0
 
 
 PROPERTY_LOADS = {
@@ -130,19 +160,22 @@ def main() -> None:
     options = parser.parse_args()
     append_ns = measure(append_loop(options.messages), options.rounds)[0]
     print(f"the empty append: {append_ns:.0f} ns a call (loop included)")
-    for qos in (1, 0):
-        for packets in PACKETS_PER_CHUNK:
-            costs = measure(receive_loop(qos, packets, options.messages), options.rounds)
+    for level, qos, topics in ((4, 1, 1), (4, 0, 1), (4, 1, 8), (5, 1, 1), (5, 0, 1), (5, 1, 8)):
+        for count in PACKETS_PER_CHUNK:
+            run = receive_loop(qos, level, topics, count, options.messages)
+            costs = measure(run, options.rounds)
             print(
-                f"QoS {qos}, {packets:3d} a chunk: best {costs[0]:4.0f} ns, median {statistics.median(costs):4.0f} ns; "
-                f"less the append {costs[0] - append_ns:4.0f} ns; {1e9 / costs[0]:,.0f} messages/s"
+                f"{VERSIONS[level]}, QoS {qos}, {topics} topics, {count:3d} a chunk: best {costs[0]:4.0f} ns, "
+                f"median {statistics.median(costs):4.0f} ns; less the append {costs[0] - append_ns:4.0f} ns"
             )
     for name, properties in PROPERTY_LOADS.items():
         costs = measure(property_loop(properties, options.messages), options.rounds)
         print(f"5.0 properties, {name}: best {costs[0]:4.0f} ns, median {statistics.median(costs):4.0f} ns")
-    for level, name, identifiers in ((4, "3.1.1", ()), (5, "5.0", ()), (5, "5.0 with an identifier of its own", (7,))):
-        costs = measure(outgoing_loop(level, identifiers, options.messages), options.rounds)
-        print(f"one more subscriber, {name}: best {costs[0]:4.0f} ns, median {statistics.median(costs):4.0f} ns")
+    for level in (LEVEL_3_1_1, LEVEL_5):
+        for qos in (0, 1):
+            costs = measure(outgoing_loop(level, qos, options.messages), options.rounds)
+            best, median = costs[0], statistics.median(costs)
+            print(f"one more subscriber, {VERSIONS[level]}, QoS {qos}: best {best:4.0f} ns, median {median:4.0f} ns")
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ and hands back the answers; they are registered with the log once for the whole 
 disk. What depends on the MQTT topic alone is computed at its first publish on the connection (`resolve`) and kept by
 the core; when subscriptions change, it is computed anew.
 
-An answer that promises something durable (CONNACK, SUBACK, UNSUBACK of a session that outlives its connection) waits for
-the commit of the rows that it promises. Nothing overtakes a CONNACK that waits.
+An answer that promises something durable (CONNACK, SUBACK, UNSUBACK of a session that outlives its connection) waits
+for the commit of the rows that it promises. Nothing overtakes a CONNACK that waits.
 
 While the disk is full, MQTT 3.1.1 has no answer to a publish but to close the connection, and 5.0 says why; a QoS 0
 publish is dropped and counted instead. That too is decided when an MQTT topic is resolved, so every topic is resolved
@@ -390,6 +390,7 @@ class MqttConnection(Connection):
         self._must_wait = opened.durable
         self._client = Client(client_id=client_id, username=connect.username, peer=self.peer)
         self._session = listener.sessions.open(PROTOCOL, self.peer, client_id=client_id, username=connect.username)
+        session.presence = self._session
         self._core.received_ids = session.received_ids
         longest_s = listener.settings.max_keep_alive_s
         keep_alive_s = min(connect.keep_alive_s or longest_s, longest_s)
@@ -438,6 +439,15 @@ class MqttConnection(Connection):
 
     def resolve(self, publish: Publish, flags: int) -> Target:
         """See `Decisions.resolve`."""
+        try:
+            return self._target(publish, flags)
+        except PublishRefusedError as refused:
+            if self._core.level == LEVEL_5 and flags & (FLAG_QOS_1 | FLAG_QOS_2):
+                answer = PacketType.PUBREC if flags & FLAG_QOS_2 else PacketType.PUBACK
+                self._count_reason(answer, refused.reason_code)
+            raise
+
+    def _target(self, publish: Publish, flags: int) -> Target:
         session, client = self._session, self._client
         assert session is not None  # the core resolves nothing before CONNECT was accepted
         assert client is not None
@@ -459,8 +469,8 @@ class MqttConnection(Connection):
             return self._drop_refused, b"", []
         if routed.device is not None and listener.sessions.device_seen(session, routed.device):
             self._forget_topics()
-        self._remember_topic(topic)
         to = publisher.destination(client, routed, topic, flags, publish.properties)
+        self._remember_topic(topic, to.surplus_bytes)
         append: Append = to.append
         if flags & FLAG_QOS_2 and self._mqtt is not None and self._mqtt.durable:
             append = listener.broker.received_target(self._mqtt, self._stored_last, append)
@@ -481,7 +491,11 @@ class MqttConnection(Connection):
         session = self._mqtt
         assert session is not None
         self._must_wait = self._must_wait or session.durable
-        return self.listener.broker.unsubscribe(session, unsubscribe)
+        reasons = self.listener.broker.unsubscribe(session, unsubscribe)
+        if session.level == LEVEL_5:  # 3.1.1 does not send them
+            for reason in reasons:
+                self._count_reason(PacketType.UNSUBACK, reason)
+        return reasons
 
     def _with_surplus(self, append: Append, surplus_bytes: int) -> Append:
         """For long keys: a record then takes much more than its packet, which has to count for the log's limits."""
@@ -502,10 +516,10 @@ class MqttConnection(Connection):
         self.listener.counters.dropped[PublishRefusedError.reason] += 1
         return -1
 
-    def _remember_topic(self, mqtt_topic: str) -> None:
+    def _remember_topic(self, mqtt_topic: str, surplus_bytes: int = 0) -> None:
         """Count what the core is about to remember; where it is too much, its memory is started anew."""
         listener = self.listener
-        size_bytes = _TARGET_BYTES + 4 * len(mqtt_topic)  # as bytes, header and key
+        size_bytes = _TARGET_BYTES + 4 * len(mqtt_topic) + 3 * surplus_bytes  # as bytes, header and key; properties
         full = listener.topic_memory_bytes + size_bytes > listener.max_topic_memory_bytes
         if full or self._topics >= listener.settings.max_topics_per_connection:
             self._forget_topics()
@@ -551,7 +565,9 @@ class MqttConnection(Connection):
     def _note_released(self, core: ServerConnection) -> None:
         session = self._mqtt
         if session is not None:
-            self.listener.broker.note_released(session, core.released)
+            taken_again = core.received_ids or ()  # by a client that does not wait for answers: its row stays
+            released = [packet_id for packet_id in core.released if packet_id not in taken_again]
+            self.listener.broker.note_released(session, released)
 
     def _stored_last(self) -> int:
         return self._core.stored[-1]
@@ -568,20 +584,21 @@ class MqttConnection(Connection):
                 case Completed(packet_id=packet_id) if session is not None:
                     broker.sender.completed(session, packet_id)
                 case Connected():
+                    self._count_reason(PacketType.CONNACK, ReasonCode.SUCCESS)
                     self.heard = True
                     if not self._held:
                         self._open_outlet()
                 case Subscribed(reason_codes=codes):
-                    broker.counters.reasons.update((PacketType.SUBACK, int(code)) for code in codes)
+                    for code in codes:
+                        self._count_reason(PacketType.SUBACK, code)
                 case PublishRefused(topic=topic, reason_code=code):
-                    broker.counters.reasons[PacketType.PUBACK, int(code)] += 1
                     self.listener.lines.info(
                         "publish refused", what=f"to {topic!r}", code=int(code), client_id=self._client_id
                     )
                 case Disconnected(disconnect=disconnect):
                     self._disconnected(disconnect)
                 case Refused(reason_code=code, what=what):
-                    broker.counters.reasons[PacketType.CONNACK, int(code)] += 1
+                    self._count_reason(PacketType.CONNACK, code)
                     self.listener.lines.info("connect refused", code=int(code), what=what, peer=self.peer)
                     self.close("connect refused")
                 case Unsubscribed() | Received() | Completed():
@@ -608,6 +625,10 @@ class MqttConnection(Connection):
         self.can_take = False
         self._forget_topics()
         if session is not None:
+            if self._core.unknown_releases:
+                not_found = int(ReasonCode.PACKET_IDENTIFIER_NOT_FOUND)
+                reasons = self.listener.broker.counters.reasons
+                reasons[PacketType.PUBCOMP, not_found] += self._core.unknown_releases
             session.received_ids = self._core.received_ids
             self.listener.broker.closed(session, self, with_will=with_will)
 
@@ -617,7 +638,10 @@ class MqttConnection(Connection):
             self.flush()
             if not self.transport.is_closing():
                 self.transport.write(encode_packet(Disconnect(reason_code=reason_code), LEVEL_5))
-        self.listener.broker.counters.reasons[PacketType.DISCONNECT, int(reason_code)] += 1
+                self._count_reason(PacketType.DISCONNECT, reason_code)
+
+    def _count_reason(self, packet_type: PacketType, reason_code: ReasonCode) -> None:
+        self.listener.broker.counters.reasons[packet_type, int(reason_code)] += 1
 
     def _over_quota(self) -> None:
         self._say(ReasonCode.QUOTA_EXCEEDED)
@@ -627,15 +651,17 @@ class MqttConnection(Connection):
         )
 
     def _protocol_error(self, error: ProtocolError) -> None:
+        if self._core.level == LEVEL_5:  # the core has told it
+            self._count_reason(PacketType.DISCONNECT if self._session else PacketType.CONNACK, error.reason_code)
         if isinstance(error, DiskFullError):
             self.refuse_full()
             return
-        self.listener.broker.counters.reasons[PacketType.DISCONNECT, int(error.reason_code)] += 1
         self.listener.lines.warning(
             "protocol error",
             what=error.what,
             where=error.where,
             mend=error.mend or _MEND,
+            packet=error.packet,
             client_id=self._client_id,
             peer=self.peer,
         )

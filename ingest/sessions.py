@@ -9,16 +9,16 @@ while the log is congested, so that a fleet that leaves at once is no commit of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import islice
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from commitlog.base import Appender
 from commitlog.partitioner import partition_for_key
 from ingest.limits import RECORD_OVERHEAD_BYTES
+from ingest.roster import Roster
 
 EVENTS_TOPIC: Final = "device.events"
 MAX_DEVICES: Final = 500_000  # followed in all sessions together, some 100 MB; each session follows one in any case
@@ -28,7 +28,7 @@ _encode: Final = msgspec.json.Encoder().encode
 class Session:
     """One open connection and the devices that have published in it."""
 
-    __slots__ = ("client_id", "devices", "peer", "protocol", "session_id", "since_ms", "username")
+    __slots__ = ("client_id", "devices", "number", "peer", "protocol", "session_id", "since_ms", "username")
 
     def __init__(
         self,
@@ -46,6 +46,7 @@ class Session:
         self.since_ms = since_ms
         self.client_id = client_id
         self.username = username
+        self.number = 0  # in its protocol's roster
         self.devices: dict[str, None] = {}  # in the order of their first publish
 
 
@@ -58,11 +59,16 @@ class Sessions:
         self._devices = 0
         self._boot_id = boot_id
         self._partitions = log.partitions(EVENTS_TOPIC)
-        self._open: dict[str, Session] = {}
+        self._rosters: dict[str, Roster[Session]] = {}
         self._last_number = 0
 
     def __len__(self) -> int:
-        return len(self._open)
+        return sum(map(len, self._rosters.values()))
+
+    @property
+    def rosters(self) -> Mapping[str, Roster[Session]]:
+        """The open sessions of each protocol that has had any, by its name."""
+        return self._rosters
 
     def edge_started(self) -> None:
         """End every session of an older boot: one record in every partition."""
@@ -83,7 +89,7 @@ class Sessions:
             client_id=client_id,
             username=username,
         )
-        self._open[session.session_id] = session
+        session.number = self._rosters.setdefault(protocol, Roster()).add(session)
         return session
 
     def device_seen(self, session: Session, device: str) -> bool:
@@ -117,7 +123,7 @@ class Sessions:
 
     def close(self, session: Session, reason: str) -> None:
         """A connection has ended: an event for each of its devices, as fast as the log takes them."""
-        self._open.pop(session.session_id, None)
+        self._rosters[session.protocol].remove(session.number)
         self._devices -= len(session.devices)
         self._release(session.session_id, sorted(session.devices), 0, reason)
         session.devices.clear()
@@ -138,19 +144,6 @@ class Sessions:
             "boot_id": self._boot_id,
         }
         self._append(device, event)
-
-    def rows(self, limit: int) -> Iterator[dict[str, Any]]:
-        """The oldest open sessions, as the API shows them."""
-        for session in islice(self._open.values(), limit):
-            yield {
-                "session": session.session_id,
-                "client_id": session.client_id,
-                "username": session.username,
-                "protocol": session.protocol,
-                "peer": session.peer,
-                "since_ms": session.since_ms,
-                "devices": len(session.devices),
-            }
 
     def _append(self, device: str, event: dict[str, str]) -> None:
         key = device.encode()

@@ -83,8 +83,8 @@ class MqttSettings(Section):
         alias="max_keep_alive",
         gt=0,
         le=65_535,
-        description="Longest keep-alive; a client that asks for more, or for none, gets this one (5.0 clients are told). "
-        "After one and a half times its keep-alive without a packet a client is taken for dead.",
+        description="Longest keep-alive; a client that asks for more, or for none, gets this one (5.0 clients are "
+        "told). After one and a half times its keep-alive without a packet a client is taken for dead.",
     )
     max_topics_per_connection: int = Field(
         10_000,
@@ -127,15 +127,15 @@ class MqttSettings(Section):
     max_queued_messages: int = Field(
         2_000_000,
         ge=1,
-        description="Messages that may wait for one client (their places in the log, two to four bytes each); with more "
-        "its session ends, and it is told when it comes back.",
+        description="Messages that may wait for one client (their places in the log, two to four bytes each); with "
+        "more its session ends, and it is told when it comes back.",
     )
     max_queued_bytes: SizeBytes = quantity(
         "256MB",
         alias="max_queued",
         ge=1 << 20,
-        description="What the places of all messages that wait for clients may take together; beyond it the session with "
-        "the most ends.",
+        description="What the places of all messages that wait for clients may take together; beyond it the session "
+        "with the most ends.",
     )
     max_retained_messages: int = Field(100_000, ge=0, description="Retained messages of all MQTT topics.")
     max_retained_size_bytes: SizeBytes = quantity(

@@ -19,6 +19,7 @@ from sink.base import Export, Missing
 from sink.metrics import SinkMetrics
 from tests.api.api_box import ApiBox
 from tests.ingest.edge_box import edge_box
+from wire.mqtt.reasons import PacketType
 
 DOCS = Path(__file__).parent.parent / "docs" / "metrics.md"
 _ROW = re.compile(r"\| `(headrace_\w+)` \| (\w+) \| ([^|]*)\|")
@@ -65,8 +66,12 @@ def edge_text(box: Any, run_dir: Path) -> str:
     roller = Roller(box.log, RetentionSettings(), SystemClock())
     roller.closed["telemetry", "time"] += 1
     box.log.stats.batches["appended"] += 1
+    box.mqtt.broker.counters.reasons[PacketType.CONNACK, 0] += 1
+    box.mqtt.broker.counters.disconnects[4] += 1
     channel = ChannelServer(run_dir / "edge.sock", {})
-    return metrics_text(EdgeCollector(box.log, listeners, box.sessions, roller, channel, SystemClock()))
+    return metrics_text(
+        EdgeCollector(box.log, listeners, box.sessions, roller, channel, SystemClock(), broker=box.mqtt.broker)
+    )
 
 
 async def scrape(tmp_path: Path) -> str:
@@ -89,12 +94,12 @@ async def test_every_metric_is_documented_with_its_type_and_labels(tmp_path: Pat
 def closing_reasons() -> Iterator[str]:
     """Every reason that the sources give a closed connection."""
     root = Path(__file__).parent.parent
-    for path in [*(root / "ingest").glob("*.py"), root / "appliance" / "edge.py"]:
+    for path in [*(root / "ingest").rglob("*.py"), root / "appliance" / "edge.py"]:
         source = path.read_text()
-        yield from re.findall(r'\.close\("([a-z -]+)"', source)
+        yield from re.findall(r'\.(?:close|end)\(\s*"([a-z -]+)"', source)
         yield from re.findall(r'_refuse\("([a-z -]+)"', source)
-        yield from re.findall(r'^DISK_FULL: Final = "([a-z -]+)"', source, re.MULTILINE)
-    source = (root / "wire" / "mqtt" / "errors.py").read_text()
+        constants = "DISK_FULL|TAKEN_OVER|OVERFLOWED|BEHIND_THE_LOG"
+        yield from re.findall(rf'^(?:{constants}): Final = "([a-z -]+)"', source, re.MULTILINE)
     source = (root / "wire" / "mqtt" / "errors.py").read_text()
     yield from re.findall(r'^    reason(?:: ClassVar\[str\])? = "([a-z-]+)"', source, re.MULTILINE)
 
@@ -115,6 +120,6 @@ async def test_a_clock_set_back_is_seen(tmp_path: Path) -> None:
     async with edge_box(tmp_path / "data") as box:
         roller = Roller(box.log, RetentionSettings(), SystemClock())
         channel = ChannelServer(tmp_path / "edge.sock", {})
-        text = metrics_text(EdgeCollector(box.log, (), box.sessions, roller, channel, Slow()))
+        text = metrics_text(EdgeCollector(box.log, (), box.sessions, roller, channel, Slow(), broker=box.mqtt.broker))
     (behind_s,) = sample_values(text, "headrace_clock_behind_seconds")
     assert 3590 < behind_s < 3610

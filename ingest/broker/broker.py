@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import heapq
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
@@ -23,7 +23,8 @@ from core.logs import LimitedLog
 from core.threads import Worker
 from ingest.broker.authorizer import Authorizer, Client
 from ingest.broker.catch_up import CatchUp
-from ingest.broker.counters import BrokerCounters
+from ingest.broker.chunk import Kind
+from ingest.broker.counters import BrokerCounters, BrokerFigures
 from ingest.broker.fan_out import FanOut
 from ingest.broker.publisher import MAX_TOPIC_LEVELS, Publisher
 from ingest.broker.queue import QueueLimits
@@ -45,6 +46,7 @@ from ingest.broker.state import RECEIVED, SESSIONS, received_key, restore_sessio
 from ingest.broker.subscriptions import Subscription, SubscriptionTree
 from ingest.broker.wills import WILLS, KeptWill, Wills, kept
 from ingest.limits import RECORD_OVERHEAD_BYTES
+from ingest.roster import Roster
 from ingest.routing import Router
 from ingest.settings import MqttSettings
 from wire.mqtt.clauses import LEVEL_5
@@ -63,6 +65,8 @@ from wire.mqtt.properties import NEVER_EXPIRES_S
 from wire.mqtt.reasons import ReasonCode
 
 TAKEN_OVER: Final = "taken over"
+UNREADABLE: Final = "queue unreadable"
+OVERFLOWED: Final = "too much waits"
 _MAX_PLACE_BYTES: Final = 8  # of a queued message: two to four are usual
 _RECEIVED_ROW_BYTES: Final = 40
 _BOUND_EVERY: Final = 5  # ticks between two looks at what all queues take: it goes through all that hold anything
@@ -104,6 +108,8 @@ class Broker:
         self.counters = BrokerCounters()
         self.tree = SubscriptionTree()
         self.sessions: dict[str, MqttSession] = {}
+        self.roster: Roster[MqttSession] = Roster()
+        """The same sessions, in the order in which they began."""
         self.lines = LimitedLog(structlog.get_logger("headrace.mqtt"))
         self._log = log
         self._settings = settings
@@ -112,7 +118,8 @@ class Broker:
             max_messages=settings.max_queued_messages,
             max_size_bytes=_MAX_PLACE_BYTES * settings.max_queued_messages,
         )
-        self._ticks = 0
+        self._ticks = self._connected = 0
+        self._queued_messages = self._queued_bytes = 0
         self._faults: list[StateRowError] = []
         self.retained = self._restored_retained(
             RetainedLimits(max_messages=settings.max_retained_messages, max_size_bytes=settings.max_retained_size_bytes)
@@ -136,6 +143,7 @@ class Broker:
             self.counters,
             now_ms=log.now_ms,
             behind_the_log=self._behind_the_log,
+            unreadable=self._unreadable,
         )
         self._retaining = Retaining(log, self.retained)
         self.publisher = Publisher(log, router, authorizer, self.fan_out, self._retaining)
@@ -151,6 +159,10 @@ class Broker:
         for fault in self._faults:
             self.lines.warning("state left out", what=fault.what, where=fault.where, mend=fault.mend)
         self.sessions.update(restored.sessions)
+        for session in sorted(restored.sessions.values(), key=lambda session: session.created_ms):
+            session.number = self.roster.add(session)
+            if session.has_queue and session.queue.count:
+                self.fan_out.waiting[session] = None
         for subscription in restored.subscriptions:
             self.tree.add(subscription)
         changes = list(restored.removals)
@@ -198,13 +210,17 @@ class Broker:
             self._bound_queues()
 
     def _bound_queues(self) -> None:
-        """Where the places of what waits take too much together, the session with the most has to go."""
+        """Count what waits; where its places take too much together, the session with the most has to go."""
         waiting = self.fan_out.waiting
         for session in [session for session in waiting if not session.queue.count]:
             del waiting[session]
-        while waiting and sum(session.queue.size_bytes for session in waiting) > self._settings.max_queued_bytes:
+        self._queued_messages = sum([session.queue.count for session in waiting])
+        self._queued_bytes = sum([session.queue.size_bytes for session in waiting])
+        while waiting and self._queued_bytes > self._settings.max_queued_bytes:
             longest = max(waiting, key=lambda session: session.queue.size_bytes)
             del waiting[longest]
+            self._queued_messages -= longest.queue.count
+            self._queued_bytes -= longest.queue.size_bytes
             self._overflowed(longest)
 
     # -- CONNECT and the end of a connection
@@ -234,6 +250,7 @@ class Broker:
         session.level, session.expiry_s, session.username = connect.protocol_level, expiry_s, connect.username
         session.ended_ms = None
         session.connection = outlet
+        self._connected += 1
         if session.durable:
             changes.append(session_row(session))
         changes += self._replace_will(client_id, will)
@@ -252,7 +269,8 @@ class Broker:
         """A session's connection is gone. `with_will`: its will is to be published, after its delay."""
         if session.connection is not outlet:
             return
-        session.connection = None
+        session.connection = session.presence = None
+        self._connected -= 1
         self.sender.left(session)
         now_ms = self._log.now_ms()
         session.ended_ms = now_ms
@@ -269,6 +287,8 @@ class Broker:
         if session.expiry_s:
             changes.append(session_row(session))
             self._expire_later(session)
+            if session.has_queue and session.queue.count:
+                self.fan_out.waiting[session] = None  # what was in flight waits again
             if session.has_queue and session.queue.changed:
                 self.fan_out.touch(session)
         else:
@@ -289,6 +309,8 @@ class Broker:
         if will is not None and session.connection is None:
             self.publish_will(will)
         del self.sessions[session.client_id]
+        self.roster.remove(session.number)
+        self.fan_out.waiting.pop(session, None)
         changes: list[Row] = []
         for subscription in self.tree.remove_all(session.client_id):
             if session.durable:
@@ -398,18 +420,22 @@ class Broker:
             return
         changes = _rows(self._wills.discard(will.client_id))
         if self._log.full:
-            self.lines.warning("will dropped", what="the disk is full", where=f"will of {will.client_id!r}")
+            self._drop_will(will, "the disk is full")
         else:
             try:
                 routed = self.publisher.route(client, will.topic)
                 to = self.publisher.destination(client, routed, will.topic, flags, will.properties)
             except PublishRefusedError as error:  # permitted at CONNECT, and not any more
-                self.lines.warning("will dropped", what=error.what, where=f"will of {will.client_id!r}")
+                self._drop_will(will, error.what)
             else:
                 to.append(self._log.now_ms(), to.key, will.payload, to.headers)
                 self._log.appended(1, will.size_bytes + to.surplus_bytes + RECORD_OVERHEAD_BYTES)
                 self.counters.wills += 1
         self._change(changes)
+
+    def _drop_will(self, will: KeptWill, what: str) -> None:
+        self.counters.wills_dropped += 1
+        self.lines.warning("will dropped", what=what, where=f"will of {will.client_id!r}")
 
     def _publish_waiting(self, will: KeptWill) -> None:
         """The log has room again for a will that is due, if the client has no other one meanwhile."""
@@ -418,22 +444,22 @@ class Broker:
 
     # -- what is seen from outside
 
-    def rows(self, limit: int) -> Iterator[dict[str, Any]]:
-        """Sessions as the API shows them."""
-        for session in list(self.sessions.values())[:limit]:
-            yield {
-                "client_id": session.client_id,
-                "username": session.username,
-                "protocol": "mqtt",
-                "level": session.level,
-                "connected": session.connection is not None,
-                "expiry_s": None if session.expiry_s == NEVER_EXPIRES_S else session.expiry_s,
-                "created_ms": session.created_ms,
-                "ended_ms": session.ended_ms,
-                "subscriptions": [subscription.full_filter for subscription in self.tree.of(session.client_id)],
-                "queued": session.queue.count if session.has_queue else 0,
-                "in_flight": session.queue.in_flight if session.has_queue else 0,
-            }
+    def figures(self) -> BrokerFigures:
+        """How much there is of everything, now."""
+        return BrokerFigures(
+            connected=self._connected,
+            away=len(self.sessions) - self._connected,
+            subscriptions=len(self.tree),
+            retained_messages=len(self.retained),
+            retained_bytes=self.retained.size_bytes,
+            retained_refused=self._retaining.refused,
+            queued_messages=self._queued_messages,
+            queued_bytes=self._queued_bytes,
+            wills=len(self._wills),
+            will_bytes=self._wills.size_bytes,
+            catch_up_slices=self._catch_up.slices,
+            state_left_out=len(self._faults),
+        )
 
     # -- within
 
@@ -464,10 +490,11 @@ class Broker:
             limits=self._queue_limits,
         )
         self.sessions[client_id] = session
+        session.number = self.roster.add(session)
         return session
 
     def _expiry_s(self, connect: Connect) -> int:
-        """How long the session is kept after its connection: in 3.1.1 as long as the server keeps any [MQTT-3.1.2-5]."""
+        """How long the session is kept after its connection; in 3.1.1 as long as any is [MQTT-3.1.2-5]."""
         if connect.protocol_level == LEVEL_5:
             return self._bounded_expiry_s(connect.properties.session_expiry_interval_s or 0)
         return 0 if connect.clean_session else self._bounded_expiry_s(NEVER_EXPIRES_S)
@@ -486,7 +513,12 @@ class Broker:
 
     def _share_out(self, session: MqttSession) -> None:
         """Messages of shared subscriptions that a session did not get go to other members [MQTT5-4.8.2-5]."""
-        self.sender.hand_over(list(session.queue.unfinished_shared()))
+        places: list[tuple[Kind, int]] = []
+        try:
+            places.extend(session.queue.unfinished_shared())
+        except StateRowError as error:  # what stands before the damaged row still goes on
+            self.lines.warning("shared messages lost", what=error.what, where=error.where)
+        self.sender.hand_over(places)
 
     def _overflowed(self, session: MqttSession) -> None:
         """A session has more to get than it may: it ends, and its client is told so, now or when it comes back."""
@@ -497,23 +529,29 @@ class Broker:
             where=f"client {session.client_id!r}",
             mend="read faster, subscribe to less, or raise mqtt.max_queued_messages",
         )
-        self.sender.later(lambda: self._end_with_connection(session, ReasonCode.QUOTA_EXCEEDED))
+        self.sender.later(lambda: self._end_with_connection(session, OVERFLOWED, ReasonCode.QUOTA_EXCEEDED))
 
     def _behind_the_log(self, session: MqttSession, lost: int) -> None:
         """Messages that a session had still to get have expired from the log: it ends honestly."""
         self.counters.lost += lost
+        self.counters.sessions_behind += 1
         self.lines.warning(
             "session ended",
             what=f"{lost} messages waited for it, the oldest of which the log no longer has",
             where=f"client {session.client_id!r}",
             mend="come back sooner, or keep the log longer: retention.max_age",
         )
-        self._end_with_connection(session, ReasonCode.ADMINISTRATIVE_ACTION)
+        self._end_with_connection(session, BEHIND_THE_LOG, ReasonCode.ADMINISTRATIVE_ACTION)
 
-    def _end_with_connection(self, session: MqttSession, reason_code: ReasonCode) -> None:
+    def _unreadable(self, session: MqttSession, error: StateRowError) -> None:
+        """A row of a session's queue is damaged: it ends honestly, and nobody else notices."""
+        self.lines.warning("session ended", what=error.what, where=error.where, mend=error.mend)
+        self._end_with_connection(session, UNREADABLE, ReasonCode.UNSPECIFIED_ERROR)
+
+    def _end_with_connection(self, session: MqttSession, reason: str, reason_code: ReasonCode) -> None:
         connection = session.connection
         if connection is not None:
-            connection.end(BEHIND_THE_LOG, reason_code)
+            connection.end(reason, reason_code)
         self.end_session(session)
 
     def _change(self, changes: Sequence[Row]) -> None:

@@ -205,22 +205,30 @@ class FanOut:
         taken, staged = token
         for session in taken:
             self._rows_durable(session)
-        for publication, offset, payload, timestamp_ms, numbers, picks in staged:
-            for session, frame in publication.once:
-                self._send_once(session, frame, payload)
-            for session, frame, kind in publication.live:
-                self._send_live(session, frame, kind, publication, offset, payload, timestamp_ms)
-            if numbers is not None:
-                for (session, frame, _), number in zip(publication.durable, numbers, strict=True):
-                    self._send_durable(session, frame, number, publication, offset, payload, timestamp_ms)
-            if picks is not None:
-                for session, frame, picked, number_or_none in picks:
-                    if picked is None:
-                        self._send_once(session, frame, payload)
-                    elif number_or_none is None:
-                        self._send_live(session, frame, picked, publication, offset, payload, timestamp_ms)
-                    else:
-                        self._send_durable(session, frame, number_or_none, publication, offset, payload, timestamp_ms)
+        for message in staged:
+            self._deliver(message)
+        for session in taken:
+            # What was queued without being published now: retained messages, those of another shared member.
+            if session.connection is not None and not session.queue.caught_up:
+                self._behind(session)
+
+    def _deliver(self, message: Staged) -> None:
+        publication, offset, payload, timestamp_ms, numbers, picks = message
+        for session, frame in publication.once:
+            self._send_once(session, frame, payload)
+        for session, frame, kind in publication.live:
+            self._send_live(session, frame, kind, publication, offset, payload, timestamp_ms)
+        if numbers is not None:
+            for (session, frame, _), number in zip(publication.durable, numbers, strict=True):
+                self._send_durable(session, frame, number, publication, offset, payload, timestamp_ms)
+        if picks is not None:
+            for session, frame, picked, number_or_none in picks:
+                if picked is None:
+                    self._send_once(session, frame, payload)
+                elif number_or_none is None:
+                    self._send_live(session, frame, picked, publication, offset, payload, timestamp_ms)
+                else:
+                    self._send_durable(session, frame, number_or_none, publication, offset, payload, timestamp_ms)
 
     def failed(self, token: Any) -> None:
         """See `Waiter.failed`: nothing that was not committed is delivered, and the process ends."""
@@ -252,16 +260,21 @@ class FanOut:
         if connection is None:
             return
         queue = session.queue
-        if session.keeps_up and connection.can_take:
+        if session.keeps_up and connection.can_take and kind.group is None:
             packet_id = queue.send_now(kind.qos)
             if packet_id is not None:
                 self._sent(connection, queue, frame, packet_id, payload)
                 return
         try:
-            queue.append(kind, offset)
+            number = queue.append(kind, offset)  # a shared message keeps its place: another member may get it yet
         except QueueFullError:
             self._overflowed(session)
             return
+        if session.keeps_up and connection.can_take and kind.group is not None:
+            packet_id = queue.send(number, kind.qos)
+            if packet_id is not None:
+                self._sent(connection, queue, frame, packet_id, payload)
+                return
         self.waiting[session] = None
         self._miss(session, publication, offset, payload, timestamp_ms)
 

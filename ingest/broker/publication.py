@@ -11,18 +11,16 @@ connection resolves its topics again.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from commitlog.base import Header
 from ingest.broker.chunk import Kind
 from ingest.broker.session import MqttSession
 from ingest.broker.subscriptions import Match, Subscription
-from wire.mqtt.clauses import LEVEL_5
 from wire.mqtt.events import Append
-from wire.mqtt.frame import Frame
+from wire.mqtt.frame import Frame, sent_with
 from wire.mqtt.properties import PublishProperties
-from wire.mqtt.property_codec import PUBLISH as PUBLISH_PROPERTIES
 
 Delivery = tuple[MqttSession, Frame, Kind | None]
 """A session, the packet it gets, and what its queue notes; no kind for QoS 0, which is never queued."""
@@ -218,11 +216,9 @@ class Publication:
         key = (level, qos, retain, identifiers)
         frame = self._frames.get(key)
         if frame is None:
-            properties = b""
-            if level == LEVEL_5:
-                properties = PUBLISH_PROPERTIES.encode(
-                    replace(self.published.properties, topic_alias=None, subscription_identifiers=identifiers)
-                )
-            frame = Frame(topic=self.published.topic, qos=qos, retain=retain, properties=properties)
+            published = self.published
+            left_s = published.properties.message_expiry_interval_s  # all of it: it is just being published
+            properties = sent_with(published.properties, level, identifiers, left_s)
+            frame = Frame(topic=published.topic, qos=qos, retain=retain, level=level, properties=properties)
             self._frames[key] = frame
         return frame

@@ -20,14 +20,16 @@ from ingest.broker.fan_out import FanOut
 from ingest.broker.properties import properties_of
 from ingest.broker.queue import DeliveryQueue, Item, Received
 from ingest.broker.retained import RetainedMessage, RetainedMessages
+from ingest.broker.rows import StateRowError
 from ingest.broker.session import MqttSession, Outlet
 from ingest.broker.subscriptions import Subscription
 from ingest.headers import MQTT_TOPIC
 from wire.mqtt.clauses import LEVEL_5
 from wire.mqtt.encode import encode_packet
+from wire.mqtt.frame import sent_with
 from wire.mqtt.packets import Publish, PubRel
-from wire.mqtt.properties import NO_PUBLISH_PROPERTIES, PublishProperties
-from wire.mqtt.reasons import ReasonCode
+from wire.mqtt.properties import PublishProperties
+from wire.mqtt.reasons import PacketType, ReasonCode
 
 BEHIND_THE_LOG: Final = "position behind the log start"
 
@@ -44,14 +46,17 @@ class Sender:
         *,
         now_ms: Callable[[], int],
         behind_the_log: Callable[[MqttSession, int], None],
+        unreadable: Callable[[MqttSession, StateRowError], None],
     ) -> None:
-        """`behind_the_log(session, lost)` is told of a session some of whose messages have expired from the log."""
+        """`behind_the_log(session, lost)` is told of a session some of whose messages have expired from the log,
+        `unreadable` of one whose queue cannot be read."""
         self._fan_out = fan_out
         self._catch_up = catch_up
         self._retained = retained
         self._counters = counters
         self._now_ms = now_ms
         self._behind_the_log = behind_the_log
+        self._unreadable = unreadable
         self._loop = asyncio.get_running_loop()
         self._pumping: dict[MqttSession, None] = {}
         self._retained_for: dict[MqttSession, deque[tuple[Iterator[str], Subscription]]] = {}
@@ -78,11 +83,16 @@ class Sender:
             self._pump_retained(session, connection, budget)
         if not session.has_queue:
             return
-        queue = session.queue
+        try:
+            self._pump_queue(session, connection, session.queue, budget)
+        except StateRowError as error:
+            self._unreadable(session, error)
+
+    def _pump_queue(self, session: MqttSession, connection: Outlet, queue: DeliveryQueue, budget: Budget) -> None:
         while connection.can_take:
             item = queue.next_unsent()
             if item is None:
-                if queue.caught_up:
+                if queue.window_open:  # all that is committed has been sent: what comes next goes out from memory
                     session.keeps_up = True
                     self._catch_up.leave(session)
                 break
@@ -215,7 +225,7 @@ class Sender:
                 retain=kind.retain,
                 dup=again,
                 packet_id=packet_id,
-                properties=sent_with(properties, session.level, kind, left_s),
+                properties=sent_with(properties, session.level, kind.identifiers, left_s),
             ),
             session.level,
         )
@@ -304,6 +314,7 @@ class Sender:
             reason = ReasonCode.SUCCESS
             if answer is Received.UNKNOWN and session.level == LEVEL_5:
                 reason = ReasonCode.PACKET_IDENTIFIER_NOT_FOUND
+                self._counters.reasons[PacketType.PUBREL, int(reason)] += 1
             connection.send(encode_packet(PubRel(packet_id=packet_id, reason_code=reason), session.level))
         if session.has_queue:
             self._answered(session, session.queue)
@@ -319,18 +330,3 @@ class Sender:
             self.soon(session)
         if queue.changed:
             self._fan_out.touch(session)
-
-
-def sent_with(properties: PublishProperties, level: int, kind: Kind, left_s: int | None) -> PublishProperties:
-    """The properties of the PUBLISH to a subscriber: the publisher's, what is left of its expiry, the subscription's."""
-    if level != LEVEL_5 or (properties is NO_PUBLISH_PROPERTIES and not kind.identifiers):
-        return NO_PUBLISH_PROPERTIES
-    return PublishProperties(
-        payload_format_indicator=properties.payload_format_indicator,
-        message_expiry_interval_s=left_s,
-        content_type=properties.content_type,
-        response_topic=properties.response_topic,
-        correlation_data=properties.correlation_data,
-        subscription_identifiers=kind.identifiers,
-        user_properties=properties.user_properties,
-    )

@@ -1,6 +1,7 @@
 """A session: what the server keeps for a client id, during a connection and, where it is agreed upon, beyond it.
 
-Not to be taken for `ingest.sessions.Session`, which is about devices and lives as long as one connection.
+Not to be taken for `ingest.sessions.Session`, its `presence`: that is about devices, and lives as long as one
+connection.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 from ingest.broker.queue import PACKET_IDS, DeliveryQueue, QueueLimits
+from ingest.sessions import Session
 from wire.mqtt.properties import NEVER_EXPIRES_S
 from wire.mqtt.reasons import ReasonCode
 
@@ -49,6 +51,8 @@ class MqttSession:
         "keeps_up",
         "level",
         "limits",
+        "number",
+        "presence",
         "receive_maximum",
         "received_ids",
         "username",
@@ -69,6 +73,10 @@ class MqttSession:
         self.ended_ms: int | None = None
         """When its last connection ended; None while one is open."""
         self.connection: Outlet | None = None
+        self.presence: Session | None = None
+        """The open connection as the device events know it."""
+        self.number = 0
+        """In the roster of all sessions."""
         self.received_ids: set[int] | None = None
         """See `wire.mqtt.control.ControlPackets.received_ids`."""
         self.keeps_up = True

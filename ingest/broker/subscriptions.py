@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from ingest.broker.filters import FilterTree, TooManyLevelsError
@@ -193,6 +194,10 @@ class SubscriptionTree:
     def of(self, client_id: str) -> Sequence[Subscription]:
         """A client's subscriptions, in the order in which they were first made."""
         return tuple(self._clients.get(client_id, {}).values())
+
+    def first_of(self, client_id: str, count: int) -> Sequence[Subscription]:
+        """A client's first subscriptions, in the same order."""
+        return tuple(islice(self._clients.get(client_id, {}).values(), count))
 
     def count_of(self, client_id: str) -> int:
         """How many subscriptions a client has."""

@@ -30,7 +30,11 @@ class ApiBox:
         self.tail = StatusTail(self.view, self.log.reader, self.clock)
         self.run_dir = data_dir / "run"
         self.run_dir.mkdir(exist_ok=True)
-        self.edge: dict[str, Any] = {"metrics": "", "sessions": {"total": 0, "sessions": []}}
+        self.edge: dict[str, Any] = {
+            "metrics": "",
+            "sessions": {"sessions": [], "connected": 0, "away": 0, "next": None},
+        }
+        self.asked: list[dict[str, Any]] = []
         self.pool = ReaderPool(self.log.reader, wait_s=0.05)
         self.services = Services(
             view=self.view,
@@ -46,7 +50,8 @@ class ApiBox:
         self.app: FastAPI = create_app(self.services)
         self.client = TestClient(self.app, base_url="http://localhost")
 
-    async def ask(self, verb: str) -> Any:
+    async def ask(self, verb: str, **args: Any) -> Any:
+        self.asked.append(args)
         if verb not in self.edge:
             raise UnavailableError("the edge process does not answer", where="edge.sock", mend="start it")
         return self.edge[verb]

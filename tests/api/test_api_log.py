@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from msgspec.structs import replace
 
 from commitlog.base import ClosedWindow, WriterState
@@ -119,12 +120,38 @@ def test_exports_newest_first(box: ApiBox) -> None:
 
 
 def test_sessions_as_the_edge_tells_them(box: ApiBox) -> None:
-    rows = [{"session": "s1", "client_id": b"c\xff", "devices": (1, 2)}, {"session": "s2"}]
-    box.edge["sessions"] = {"total": 20, "sessions": rows}
-    assert box.get("/api/v1/sessions?limit=1") == {
-        "sessions": [{"session": "s1", "client_id": "c\\xff", "devices": [1, 2]}],
-        "total": 20,
+    away = {
+        "client_id": "display",
+        "protocol": "mqtt",
+        "level": 5,
+        "username": "u",
+        "connected": False,
+        "session": None,
+        "peer": None,
+        "since_ms": None,
+        "devices": 0,
+        "away_since_ms": 1_800_000_000_000,
+        "expires_ms": 1_800_000_060_000,
+        "expiry_s": 60,
+        "subscriptions": 2,
+        "filters": ["a/#", "$share/g/b"],
+        "queued": 7,
+        "in_flight": 0,
     }
+    box.edge["sessions"] = {"sessions": [away], "connected": 20, "away": 1, "next": "mqtt:7"}
+    answer = box.get("/api/v1/sessions?limit=1&connected=false&cursor=mqtt:6")
+    assert box.asked == [{"connected": False, "client_id": None, "limit": 1, "cursor": "mqtt:6"}]
+    assert (answer["connected"], answer["away"], answer["next"]) == (20, 1, "mqtt:7")
+    (shown,) = answer["sessions"]
+    times = {"away_since": "2027-01-15T08:00:00Z", "expires": "2027-01-15T08:01:00Z", "since": None}
+    assert shown == {name: value for name, value in away.items() if not name.endswith("_ms")} | times
+    box.get("/api/v1/sessions?client_id=press%2F17&connected=true")
+    assert box.asked[-1] == {"connected": True, "client_id": "press/17", "limit": 100, "cursor": None}
+
+
+@pytest.mark.parametrize("query", ["connected=1", "limit=0", "limit=1001", "cursor=7", "cursor=mqtt:x"])
+def test_a_page_of_sessions_that_cannot_be_asked_for(box: ApiBox, query: str) -> None:
+    box.get(f"/api/v1/sessions?{query}", 422)
 
 
 def test_what_needs_the_edge_says_that_it_is_away(box: ApiBox) -> None:

@@ -104,7 +104,10 @@ async def test_a_reading_is_told_while_its_session_is_open(running: Running) -> 
     readings = (await running.get("/api/v1/devices/line%2F4/readings?since=-1h")).json()
     assert [one["payload"]["n"] for one in readings["readings"]] == [2, 1]
     sessions = (await running.get("/api/v1/sessions")).json()
-    assert sessions["total"] >= 1
+    assert [session["devices"] for session in sessions["sessions"] if session["protocol"] == "tcp"] == [1]
+    assert (sessions["connected"], sessions["away"], sessions["next"]) == (1, 0, None)
+    assert (await running.get("/api/v1/sessions?connected=false")).json()["sessions"] == []
+    assert (await running.get("/api/v1/sessions?cursor=mqtt:0")).json() == sessions
     topics = {one["topic"]: one["records"] for one in (await running.get("/api/v1/topics")).json()["topics"]}
     assert topics["telemetry"] == 2
     assert (await running.get("/api/v1/exports")).json()["exports"] == []

@@ -153,9 +153,7 @@ async def edge_box(
     mqtt_settings = mqtt or MqttSettings()
     refusals = ConfiguredRefusals(publish=mqtt_settings.refuse_publish, subscribe=mqtt_settings.refuse_subscribe)
     reading = SystemThreads().worker("catch-up", failures.append)
-    broker = Broker(
-        log, router, refusals, mqtt_settings, reading=reading, open_reader=lambda: FileLogReader(data_dir)
-    )
+    broker = Broker(log, router, refusals, mqtt_settings, reading=reading, open_reader=lambda: FileLogReader(data_dir))
     mqtt_listener = MqttListener(mqtt_settings, log, broker, sessions, admission=admission)
     tcp_listener = TcpListener(tcp or TcpSettings(), log, sessions, admission=admission)
     box = EdgeBox(data_dir, log, storage, sessions, mqtt_listener, tcp_listener)

@@ -32,7 +32,7 @@ class OutgoingAliases:
         """
         header = decode_remaining_length(packet, 1)
         assert header is not None  # the packet is one of ours
-        length, at = header
+        _, at = header
         start = at + 2 + int.from_bytes(packet[at : at + 2], "big")
         topic = packet[at + 2 : start]
         alias = self._known.get(topic)

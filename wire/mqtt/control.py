@@ -27,7 +27,9 @@ from wire.mqtt.events import (
     Subscribed,
     Unsubscribed,
 )
+from wire.mqtt.fitting import encode_fitting
 from wire.mqtt.packets import (
+    MAX_REMAINING_LENGTH,
     ConnAck,
     Disconnect,
     PubAck,
@@ -39,9 +41,12 @@ from wire.mqtt.packets import (
     UnsubAck,
     Unsubscribe,
 )
-from wire.mqtt.reasons import PacketType, ReasonCode
+from wire.mqtt.reasons import PacketType, ReasonCode, connect_return_code
+from wire.mqtt.sides import check_from_client
 
 _P = TypeVar("_P")
+_Limited = TypeVar("_Limited", ConnAck, SubAck, UnsubAck)
+_UNLIMITED_BYTES: Final = MAX_REMAINING_LENGTH + 5  # the largest packet that there is
 
 
 class ControlPackets:
@@ -53,6 +58,8 @@ class ControlPackets:
 
     __slots__ = (
         "_decisions",
+        "_inherited_ids",
+        "_max_answer_bytes",
         "_over",
         "_state",
         "_unusual",
@@ -62,6 +69,7 @@ class ControlPackets:
         "pubacks",
         "received_ids",
         "released",
+        "unknown_releases",
     )
 
     level: int
@@ -80,8 +88,13 @@ class ControlPackets:
     released: list[int]
     """Those that were released in the last chunk; their PUBCOMPs are in the answers that wait for a commit."""
 
+    unknown_releases: int
+    """PUBRELs so far of what was not to be released, answered with 0x92 in 5.0."""
+
     def __init__(self, decisions: Decisions) -> None:
         self._decisions = decisions
+        self._inherited_ids: set[int] = set()
+        self._max_answer_bytes = _UNLIMITED_BYTES
         self._state = State.AWAITING_CONNECT
         self._over = False
         self._unusual = False
@@ -91,6 +104,7 @@ class ControlPackets:
         self.pubacks = []
         self.received_ids = None
         self.released = []
+        self.unknown_releases = 0
 
     @property
     def state(self) -> State:
@@ -107,25 +121,30 @@ class ControlPackets:
         self._over = self._unusual = True
 
     def _say_why(self, error: ProtocolError) -> None:
-        """5.0 tells the client before the connection closes [MQTT5-4.13.1-1]; 3.1.1 just closes [MQTT-4.8.0-1]."""
+        """5.0 tells the client before the connection closes [MQTT5-4.13.1-1]; 3.1.1 just closes [MQTT-4.8.0-1].
+
+        Not before an accepting CONNACK [MQTT5-3.14.0-1].
+        """
         if self.level == LEVEL_5 and self._state is State.CONNECTED:
             self.out += encode_packet(Disconnect(reason_code=error.reason_code), LEVEL_5)
 
     def _refuse_more(self, data: bytes) -> None:
-        """Bytes behind the last packet: ignored after a refusal [MQTT-3.1.4-5], an error otherwise."""
+        """Bytes behind the last packet: ignored after a refusal [MQTT-3.1.4-5] [MQTT5-3.1.4-6], an error otherwise."""
         if data and self._state is State.DISCONNECTED:
+            clause = "MQTT-3.14.4-2" if self.level == LEVEL_3_1_1 else "MQTT5-3.14.4-1"
             self._end(State.FAILED)
-            raise ProtocolError("MQTT-3.14.4-2", "the client sent more after its DISCONNECT")
+            raise ProtocolError(clause, "the client sent more after its DISCONNECT")
         if data and self._state is State.FAILED:
-            raise ProtocolError("MQTT-4.8.0-1", "the connection has failed and takes nothing more")
+            clause = "MQTT-4.8.0-1" if self.level == LEVEL_3_1_1 else "MQTT5-4.13.1-1"
+            raise ProtocolError(clause, "the connection has failed and takes nothing more")
 
     def _handler_for(self, head: int) -> tuple[PacketType, _Handler]:
         """The type in a packet's first byte and what this state does with it; raises if that is nothing."""
         packet_type = check_flags(head, self.level)
         handler = _HANDLERS[self._state].get(packet_type)
         if handler is None:
-            clause, what = _FORBIDDEN.get((self._state, packet_type), _FORBIDDEN_OTHERWISE[self._state])
-            raise ProtocolError(clause, f"{what} ({packet_type.name})", offset=0)
+            clauses, what = _FORBIDDEN.get((self._state, packet_type), _FORBIDDEN_OTHERWISE[self._state])
+            raise ProtocolError(clauses[self.level], f"{what} ({packet_type.name})", offset=0)
         return packet_type, handler
 
     def _control(self, packet: bytes, body: int) -> None:
@@ -145,18 +164,24 @@ class ControlPackets:
             connect = decode_connect(packet, body)
         except UnacceptableLevelError as error:
             self.level = error.answer_level
-            self._refuse(error.reason_code, str(error))  # [MQTT-3.1.2-2] [MQTT5-3.1.2-2]
+            self._refuse(ConnAck(reason_code=error.reason_code), str(error))  # [MQTT-3.1.2-2] [MQTT5-3.1.2-2]
             return
+        except ProtocolError as error:
+            if error.clause.startswith("MQTT5-"):  # the client said 5.0 before it went wrong: it can be told
+                self.level = LEVEL_5
+                self.out += encode_packet(ConnAck(reason_code=error.reason_code), LEVEL_5)
+            raise  # [MQTT-3.1.4-1] [MQTT5-3.1.4-1]
         self.level = connect.protocol_level
+        self._max_answer_bytes = connect.properties.maximum_packet_size_bytes or _UNLIMITED_BYTES
         if self.level == LEVEL_3_1_1 and not connect.client_id and not connect.clean_session:
             what = "[MQTT-3.1.3-7] an empty client identifier without clean session"
-            self._refuse(ReasonCode.CLIENT_IDENTIFIER_NOT_VALID, what)  # [MQTT-3.1.3-8]
+            self._refuse(ConnAck(reason_code=ReasonCode.CLIENT_IDENTIFIER_NOT_VALID), what)  # [MQTT-3.1.3-8]
             return
         connack = self._decisions.connect(connect)
         if connack.reason_code.failed:
-            self._refuse(connack.reason_code, connack.properties.reason_string or "refused by the server", connack)
+            self._refuse(connack, connack.properties.reason_string or "refused by the server")
             return
-        self.out += encode_packet(connack, self.level)  # [MQTT-3.1.4-4] [MQTT5-3.1.4-5]
+        self._answer(connack)  # [MQTT-3.1.4-4] [MQTT5-3.1.4-5]
         self.events.append(Connected(connect=connect, connack=connack))
         self._state = State.CONNECTED
         self._accepted(connack)
@@ -165,15 +190,34 @@ class ControlPackets:
         """The connection is open on these terms."""
         raise NotImplementedError
 
-    def _refuse(self, reason_code: ReasonCode, what: str, connack: ConnAck | None = None) -> None:
-        if connack is None or self.level != LEVEL_5:  # 3.1.1 has no properties: why is for our log only
-            connack = ConnAck(reason_code=reason_code)
-        self.out += encode_packet(connack, self.level)
-        self.events.append(Refused(reason_code=reason_code, what=what))
+    def _refuse(self, connack: ConnAck, what: str) -> None:
+        """Answer a CONNECT with a reason as far as the version and the client's limit have room for one."""
+        reason = connack.reason_code
+        if self.level == LEVEL_5:
+            self.out += encode_fitting(connack, self._max_answer_bytes) or b""
+        elif connect_return_code(reason) is not None:  # otherwise closing says it all [MQTT-3.2.2-6]
+            self.out += encode_packet(ConnAck(reason_code=reason), self.level)
+        self.events.append(Refused(reason_code=reason, what=what))
         self._end(State.REFUSED)
+
+    def _answer(self, packet: _Limited) -> None:
+        """Put an answer into `out` that the client may have limited the size of [MQTT5-3.1.2-24].
+
+        The others are smaller than any CONNACK, as long as they are sent without properties: who got that takes them.
+        """
+        if self.level == LEVEL_3_1_1:
+            self.out += encode_packet(packet, self.level)
+            return
+        encoded = encode_fitting(packet, self._max_answer_bytes)
+        if encoded is None:
+            what = f"no {type(packet).__name__.upper()} is as small as the client's {self._max_answer_bytes} bytes"
+            mend = "raise the client's Maximum Packet Size"
+            raise ProtocolError("MQTT5-3.1.2-24", what, mend=mend, reason_code=ReasonCode.PACKET_TOO_LARGE)
+        self.out += encoded
 
     def _on_disconnect(self, packet: bytes, body: int) -> None:
         disconnect = self._decoded(Disconnect, packet, body)
+        check_from_client(disconnect)  # [MQTT5-3.14.2-1]
         self.events.append(Disconnected(disconnect=disconnect))
         self._end(State.DISCONNECTED)
 
@@ -187,16 +231,16 @@ class ControlPackets:
         subscribe = self._decoded(Subscribe, packet, body)
         reasons = tuple(self._decisions.subscribe(subscribe))
         # One reason per filter, in their order [MQTT-3.8.4-1] [MQTT-3.8.4-5] [MQTT5-3.8.4-6].
-        self.out += encode_packet(SubAck(packet_id=subscribe.packet_id, reason_codes=reasons), self.level)
+        self._answer(SubAck(packet_id=subscribe.packet_id, reason_codes=reasons))
         self.events.append(Subscribed(subscribe=subscribe, reason_codes=reasons))
 
     def _on_unsubscribe(self, packet: bytes, body: int) -> None:
         unsubscribe = self._decoded(Unsubscribe, packet, body)
-        reasons = tuple(self._decisions.unsubscribe(unsubscribe)) if self.level == LEVEL_5 else ()
-        if self.level != LEVEL_5:
-            self._decisions.unsubscribe(unsubscribe)
+        reasons = tuple(self._decisions.unsubscribe(unsubscribe))
+        if self.level == LEVEL_3_1_1:
+            reasons = ()  # it has none to send
         # Also where nothing matched [MQTT-3.10.4-5] [MQTT5-3.11.3-1].
-        self.out += encode_packet(UnsubAck(packet_id=unsubscribe.packet_id, reason_codes=reasons), self.level)
+        self._answer(UnsubAck(packet_id=unsubscribe.packet_id, reason_codes=reasons))
         self.events.append(Unsubscribed(unsubscribe=unsubscribe))
 
     # -- what was sent to the client
@@ -219,9 +263,11 @@ class ControlPackets:
         reason = ReasonCode.SUCCESS
         if ids is not None and packet_id in ids:
             ids.discard(packet_id)
+            self._inherited_ids.discard(packet_id)
             self.released.append(packet_id)
         elif self.level == LEVEL_5:
             reason = ReasonCode.PACKET_IDENTIFIER_NOT_FOUND
+            self.unknown_releases += 1
         # Answered even if it is unknown: the client then forgets it [MQTT-4.3.3-2] [MQTT5-4.3.3-11].
         self._answer_late(encode_packet(PubComp(packet_id=packet_id, reason_code=reason), self.level))
 
@@ -252,10 +298,19 @@ _HANDLERS: Final[Mapping[State, Mapping[PacketType, _Handler]]] = {
     },
 }
 _FORBIDDEN: Final = {
-    (State.CONNECTED, PacketType.CONNECT): ("MQTT-3.1.0-2", "a second CONNECT"),
-    (State.CONNECTED, PacketType.AUTH): ("MQTT5-4.12.0-1", "no authentication method was agreed upon"),
+    (State.CONNECTED, PacketType.CONNECT): (
+        {LEVEL_3_1_1: "MQTT-3.1.0-2", LEVEL_5: "MQTT5-3.1.0-2"},
+        "a second CONNECT",
+    ),
+    (State.CONNECTED, PacketType.AUTH): (
+        {LEVEL_5: "MQTT5-4.12.0-7"},  # who names a method in its CONNECT is refused there [MQTT5-4.12.0-1]
+        "no authentication method was agreed upon",
+    ),
 }
 _FORBIDDEN_OTHERWISE: Final = {
-    State.AWAITING_CONNECT: ("MQTT-3.1.0-1", "the first packet is not a CONNECT"),
-    State.CONNECTED: ("MQTT-2.2.1", "a packet that only a server may send"),
+    State.AWAITING_CONNECT: ({LEVEL_3_1_1: "MQTT-3.1.0-1"}, "the first packet is not a CONNECT"),
+    State.CONNECTED: (
+        {LEVEL_3_1_1: "MQTT-2.2.1", LEVEL_5: "MQTT5-2.1.2"},
+        "a packet that only a server may send",
+    ),
 }

@@ -19,8 +19,8 @@ class ProtocolError(HeadraceError):
     """The other side did what the protocol forbids at this point; the connection must be closed.
 
     `clause` is the normative statement ("MQTT-3.1.0-2") or, where the specification numbers none, the section.
-    `offset` counts from the first byte of the packet. `reason` is a short label for metrics. `reason_code` is what a
-    5.0 server says before it closes.
+    `offset` counts from the first byte of the packet; `packet` is the name of its type, set by who reads the stream.
+    `reason` is a short label for metrics. `reason_code` is what a 5.0 server says before it closes.
     """
 
     code = "mqtt.protocol"
@@ -41,6 +41,7 @@ class ProtocolError(HeadraceError):
         super().__init__(what, where=where, mend=mend)
         self.clause = clause
         self.offset = offset
+        self.packet = ""
         self.reason_code = self.usual_reason_code if reason_code is None else reason_code
 
 
@@ -75,15 +76,6 @@ class UnacceptableLevelError(ProtocolError):
     def __init__(self, clause: str, what: str, *, level: int, offset: int | None = None, mend: str = "") -> None:
         super().__init__(clause, what, offset=offset, mend=mend)
         self.answer_level = 4 if level & 0x7F < 5 else 5
-
-
-class NotOfferedError(ProtocolError):
-    """Correct MQTT that this server does not offer, where the protocol has no other answer than to close."""
-
-    code = "mqtt.not-offered"
-    http_status = 501
-    reason = "not-offered"
-    usual_reason_code = ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR
 
 
 class PublishRefusedError(ProtocolError):

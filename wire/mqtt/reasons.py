@@ -31,6 +31,12 @@ class PacketType(IntEnum):
     AUTH = 15
 
 
+def packet_name(first_byte: int) -> str:
+    """The name of a packet's type, from its first byte; for a message about it, so also of a type that there is not."""
+    number = first_byte >> 4
+    return PacketType(number).name if number else "type 0"
+
+
 class ReasonCode(IntEnum):
     """How an operation ended, 5.0 section 2.4: below 0x80 it succeeded. One number may have several names."""
 

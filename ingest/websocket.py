@@ -138,7 +138,7 @@ class WebSocket(asyncio.Protocol):
             code = _CLOSE_CODES.get(reason, CloseCode.POLICY_VIOLATION)
             self._websocket.send_close(code, reason.encode()[:_MAX_REASON_BYTES].decode(errors="ignore"))
             self._send()
-            self._transport.resume_reading()  # the answer has to be heard
+            self.resume_reading()  # the answer has to be heard
         else:
             self._transport.close()
 
@@ -160,7 +160,7 @@ class WebSocket(asyncio.Protocol):
     def resume_reading(self) -> None:
         """Take more from the socket again."""
         self._paused = False
-        if not self._rest:
+        if not self._rest and not self._transport.is_closing():
             self._transport.resume_reading()
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
@@ -233,12 +233,13 @@ class WebSocket(asyncio.Protocol):
         """It has ended, and not by us: count it and say so, unless the client closed it in order."""
         websocket = self._websocket
         error = websocket.handshake_exc or websocket.parser_exc
-        if refused or error is not None:
-            shaken = websocket.close_sent is not None
-            self._connection.close(
-                "websocket error" if shaken else "websocket handshake",
-                mend=f"is it a WebSocket client of subprotocol mqtt? {refused or error}",
-            )
+        if not refused and error is None:
+            return
+        mend = f"is it a WebSocket client of subprotocol mqtt? {refused or error}"
+        if websocket.close_sent is None:
+            self._connection.close("websocket handshake", mend=mend)
+        else:
+            self._connection.close("websocket error", mend=mend)
 
     def _send(self) -> bool:
         """Write what the WebSocket has to say; when that was its last word, close and be true."""

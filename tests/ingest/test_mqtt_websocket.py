@@ -300,6 +300,20 @@ async def test_who_does_not_answer_our_close_frame_is_cut_off(tmp_path: Path) ->
         assert await client.raw.rest() == b""
 
 
+async def test_who_goes_on_sending_while_we_close_is_read_slice_by_slice(tmp_path: Path) -> None:
+    async with edge_box(tmp_path) as box:
+        client = await WebSocketClient.mqtt(box.websocket_port, "c")
+        websocket, connection = socket_of(box), connection_of(box)
+        flood = b"".join(frame(publish(b"late", None)) for _ in range(2000))
+        websocket.data_received(flood)
+        taken = box.mqtt.counters.records
+        assert websocket._rest
+        connection.close("kicked")
+        assert not websocket._transport.is_reading(), "nothing more comes before the rest is gone"
+        assert (await client.closed()).code == 1008
+        assert box.mqtt.counters.records == taken
+
+
 # Limits
 
 

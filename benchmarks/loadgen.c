@@ -11,6 +11,10 @@
  * every `window` messages (every message, when paced), and its PINGRESP says that the server has parsed what came
  * before. The window bounds all memory: packet ids, send times and output buffers.
  *
+ * With --ledger FILE each acknowledged QoS 1 message is noted there as two uint32 in the machine's byte order, device and
+ * sequence number, in the order of the answers; the file is whole when the process has ended by itself, also when that
+ * was because the server hung up. With --first-device N devices are numbered from N.
+ *
  * Standard output carries one JSON object a line: "connected", "measuring" (warm-up over), "result". After the result
  * the connections stay open until standard input ends, so that the caller can look at the server with its clients on.
  * The interval ends after --seconds, or earlier: when --messages are answered, or when the caller sends a line.
@@ -25,14 +29,15 @@
 #include <signal.h>
 
 enum {
-    MAX_WINDOW = 65535, /* packet ids are 16 bits, and 0 is none */
+    MAX_WINDOW = 65535,  /* packet ids are 16 bits, and 0 is none */
+    MAX_DEVICE = 999999, /* six digits in a client id */
     INPUT_BYTES = 4096,
 };
 
 typedef struct {
-    int port, connections, qos, window, payload_bytes;
+    int port, connections, first_device, qos, window, payload_bytes;
     double warmup_s, seconds, rate, messages;
-    const char *name, *leaf;
+    const char *name, *leaf, *ledger;
 } Options;
 
 typedef struct {
@@ -42,7 +47,8 @@ typedef struct {
     Topic topic;
     uint16_t *free_ids; /* a stack of the slots that are not in flight */
     int free_count;
-    uint64_t *sent_ns; /* by slot; 0 = not in flight */
+    uint64_t *sent_ns;       /* by slot; 0 = not in flight */
+    uint32_t *sent_sequence; /* by slot; of its last message */
     size_t in_len;
     uint8_t in[INPUT_BYTES];
     size_t out_len, out_done;
@@ -56,6 +62,7 @@ static Connection *connections;
 static Connection caller; /* stands for standard input among the events */
 static bool told_to_stop;
 static int epoll_fd, timer_fd;
+static FILE *ledger; /* NULL: none is kept */
 static int slots;       /* answers a connection may be waiting for */
 static int slot_weight; /* messages that one answer confirms */
 static size_t packet_bytes, out_capacity;
@@ -115,6 +122,7 @@ static void send_slot(Connection *c, uint64_t since_ns, uint64_t time_ms)
 {
     uint16_t id = c->free_ids[--c->free_count];
     c->sent_ns[id] = since_ns;
+    c->sent_sequence[id] = (uint32_t)c->sequence;
     for (int i = 0; i < slot_weight; i++)
         publish(c, id, time_ms);
     if (options.qos == 0)
@@ -136,6 +144,13 @@ static void fill_window(Connection *c)
 
 /* --- reading --------------------------------------------------------------------------------------------------- */
 
+static void note_answer(const Connection *c, uint16_t id)
+{
+    uint32_t entry[2] = {(uint32_t)c->index, c->sent_sequence[id]};
+    if (fwrite(entry, sizeof entry, 1, ledger) != 1)
+        die("the ledger %s cannot be written: %s", options.ledger, strerror(errno));
+}
+
 static void confirm(Connection *c, uint16_t id, uint64_t now)
 {
     if (id == 0 || id > slots || c->sent_ns[id] == 0)
@@ -143,6 +158,8 @@ static void confirm(Connection *c, uint16_t id, uint64_t now)
     uint64_t since = c->sent_ns[id];
     record_latency(&latencies, now > since ? (now - since) / 1000 : 0, (uint64_t)slot_weight);
     c->sent_ns[id] = 0;
+    if (ledger != NULL)
+        note_answer(c, id);
     c->free_ids[c->free_count++] = id;
     acked_total += (uint64_t)slot_weight;
 }
@@ -199,6 +216,7 @@ static void open_connection(Connection *c, int index)
     c->out = allocate(1, out_capacity);
     c->free_ids = allocate((size_t)slots, sizeof *c->free_ids);
     c->sent_ns = allocate((size_t)slots + 1, sizeof *c->sent_ns);
+    c->sent_sequence = allocate((size_t)slots + 1, sizeof *c->sent_sequence);
     for (int i = 0; i < slots; i++)
         c->free_ids[i] = (uint16_t)(slots - i);
     c->free_count = slots;
@@ -214,7 +232,7 @@ static void connect_all(void)
     uint64_t give_up = now_ns() + (uint64_t)CONNECT_PATIENCE_MS * 1000000u;
     for (int opened = 0, up = 0; up < options.connections;) {
         while (opened < options.connections && opened - up < CONNECTS_IN_FLIGHT) {
-            open_connection(connections + opened, opened);
+            open_connection(connections + opened, options.first_device + opened);
             opened++;
         }
         int count = epoll_wait(epoll_fd, events, EVENTS, TICK_MS);
@@ -362,7 +380,8 @@ static void parse_options(int argc, char **argv)
         {"payload-bytes", required_argument, NULL, 'b'}, {"warmup", required_argument, NULL, 'u'},
         {"seconds", required_argument, NULL, 's'},       {"rate", required_argument, NULL, 'r'},
         {"messages", required_argument, NULL, 'm'},      {"name", required_argument, NULL, 'n'},
-        {"leaf", required_argument, NULL, 'l'},
+        {"leaf", required_argument, NULL, 'l'},          {"first-device", required_argument, NULL, 'f'},
+        {"ledger", required_argument, NULL, 'g'},
         {NULL, 0, NULL, 0},
     };
     int flag, which;
@@ -380,21 +399,27 @@ static void parse_options(int argc, char **argv)
         case 'm': options.messages = number(name, optarg, 1, 1e9); break;
         case 'n': options.name = short_text(name, optarg, MAX_NAME); break;
         case 'l': options.leaf = short_text(name, optarg, MAX_NAME); break;
+        case 'f': options.first_device = (int)number(name, optarg, 0, MAX_DEVICE - MAX_CONNECTIONS); break;
+        case 'g': options.ledger = optarg; break;
         default: die("usage: loadgen --port N [--connections N] [--qos 0|1] [--window N] [--payload-bytes N]"
                      " [--warmup S] [--seconds S] [--rate MESSAGES_PER_S_AND_CONNECTION] [--messages N]"
-                     " [--name DEVICES] [--leaf TOPIC_LEVEL]");
+                     " [--name DEVICES] [--leaf TOPIC_LEVEL] [--first-device N] [--ledger FILE]");
         }
     }
     if (options.port == 0 || optind != argc)
         die("--port is needed, and no other arguments than options");
     if (options.messages > 0 && (options.qos == 0 || options.rate > 0))
         die("--messages ends a saturated load of QoS 1 only");
+    if (options.ledger != NULL && options.qos == 0)
+        die("--ledger: QoS 0 has no acknowledgements to note");
 }
 
 int main(int argc, char **argv)
 {
     parse_options(argc, argv);
     signal(SIGPIPE, SIG_IGN);
+    if (options.ledger != NULL && (ledger = fopen(options.ledger, "ab")) == NULL)
+        die("the ledger %s cannot be opened: %s", options.ledger, strerror(errno));
     setvbuf(stdout, NULL, _IOLBF, 0);
     allow_files(options.connections);
     bool batched = options.qos == 0 && options.rate == 0;
@@ -410,5 +435,7 @@ int main(int argc, char **argv)
     printf("{\"event\":\"connected\",\"connections\":%d,\"connect_s\":%.6f}\n", options.connections, connect_s);
     run(connect_s);
     hold_then_disconnect();
+    if (ledger != NULL && fclose(ledger) != 0)
+        die("the ledger %s cannot be written: %s", options.ledger, strerror(errno));
     return 0;
 }

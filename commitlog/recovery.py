@@ -118,8 +118,10 @@ def start_journal(
 ) -> Journal:
     """Move the checkpoint past everything recovered, then open the journal anew under the new id.
 
-    In this order: should a crash come between, the old journal is no longer needed. Raises OSError.
+    In this order: should a crash come between, the old journal is no longer needed. The report comes before the
+    checkpoint, behind which nobody can tell any more what was missing. Raises OSError.
     """
+    keep_report(storage, log_dir, recovered.report, recovered.last_timestamp_ms)
     recovered.tables.write_snapshots(storage, log_dir / TABLES_DIR, recovered.next_sequence)
     checkpoint = Checkpoint(
         journal_id=recovered.journal_id,
@@ -138,7 +140,6 @@ def start_journal(
     file = preallocate(storage, log_dir / JOURNAL_NAME, size)
     write_meta(storage, log_dir, storage.inode(log_dir / JOURNAL_NAME))
     restored_is_told(storage, log_dir)
-    keep_report(storage, log_dir, recovered.report, recovered.last_timestamp_ms)
     return Journal(
         file, size=size, journal_id=recovered.journal_id, sequence=recovered.next_sequence, released=released
     )

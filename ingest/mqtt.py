@@ -407,8 +407,8 @@ class MqttConnection(Connection):
             return self._drop_refused, b"", []
         if routed.device is not None and listener.sessions.device_seen(session, routed.device):
             self._forget_topics()
-        self._remember_topic(topic)
         to = publisher.destination(client, routed, topic, flags, publish.properties)
+        self._remember_topic(topic, to.surplus_bytes)
         append: Append = to.append
         if flags & FLAG_QOS_2 and self._mqtt is not None and self._mqtt.durable:
             append = listener.broker.received_target(self._mqtt, self._stored_last, append)
@@ -454,10 +454,10 @@ class MqttConnection(Connection):
         self.listener.counters.dropped[PublishRefusedError.reason] += 1
         return -1
 
-    def _remember_topic(self, mqtt_topic: str) -> None:
+    def _remember_topic(self, mqtt_topic: str, surplus_bytes: int = 0) -> None:
         """Count what the core is about to remember; where it is too much, its memory is started anew."""
         listener = self.listener
-        size_bytes = _TARGET_BYTES + 4 * len(mqtt_topic)  # as bytes, header and key
+        size_bytes = _TARGET_BYTES + 4 * len(mqtt_topic) + 3 * surplus_bytes  # as bytes, header and key; properties
         full = listener.topic_memory_bytes + size_bytes > listener.max_topic_memory_bytes
         if full or self._topics >= listener.settings.max_topics_per_connection:
             self._forget_topics()
@@ -503,7 +503,9 @@ class MqttConnection(Connection):
     def _note_released(self, core: ServerConnection) -> None:
         session = self._mqtt
         if session is not None:
-            self.listener.broker.note_released(session, core.released)
+            taken_again = core.received_ids or ()  # by a client that does not wait for answers: its row stays
+            released = [packet_id for packet_id in core.released if packet_id not in taken_again]
+            self.listener.broker.note_released(session, released)
 
     def _stored_last(self) -> int:
         return self._core.stored[-1]

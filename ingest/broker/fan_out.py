@@ -264,16 +264,21 @@ class FanOut:
         if connection is None:
             return
         queue = session.queue
-        if session.keeps_up and connection.can_take:
+        if session.keeps_up and connection.can_take and kind.group is None:
             packet_id = queue.send_now(kind.qos)
             if packet_id is not None:
                 self._sent(connection, queue, frame, packet_id, payload)
                 return
         try:
-            queue.append(kind, offset)
+            number = queue.append(kind, offset)  # a shared message keeps its place: another member may get it yet
         except QueueFullError:
             self._overflowed(session)
             return
+        if session.keeps_up and connection.can_take and kind.group is not None:
+            packet_id = queue.send(number, kind.qos)
+            if packet_id is not None:
+                self._sent(connection, queue, frame, packet_id, payload)
+                return
         self.waiting[session] = None
         self._miss(session, publication, offset, payload, timestamp_ms)
 

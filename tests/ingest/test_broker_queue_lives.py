@@ -6,8 +6,10 @@ messages that it received and that were not released. So it tells duplicates of 
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field
 
+import pytest
 from broker_support import Tables
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -55,6 +57,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.flight: dict[int, int] = {}  # packet id -> message, on this connection
         self.first_deliveries: list[int] = []
         self.ids: dict[int, int] = {}
+        self.published: dict[int, int] = {}  # packet id -> message, of any connection
         self.numbers = 0
 
     # ---- messages and commits
@@ -89,6 +92,12 @@ class QueueMachine(RuleBasedStateMachine):
             message.durable = True
         self.commit, self.in_commit = None, []
 
+    @precondition(lambda self: self.commit is None)
+    @rule()
+    def whole_commit(self) -> None:
+        self.begin_commit()
+        self.finish_commit()
+
     # ---- the connection
 
     @precondition(lambda self: self.connected)
@@ -103,10 +112,12 @@ class QueueMachine(RuleBasedStateMachine):
             self._publish(item)
 
     @precondition(lambda self: self.connected and self.client.answers)
-    @rule(data=st.data())
-    def answer(self, data: st.DataObject) -> None:
-        place = data.draw(st.integers(0, min(len(self.client.answers) - 1, 3)))
-        what, packet_id = self.client.answers.pop(place)
+    @rule(places=st.lists(st.integers(0, 3), min_size=1, max_size=6))
+    def answer(self, places: list[int]) -> None:
+        for place in places[: len(self.client.answers)]:
+            self._answer(*self.client.answers.pop(min(place, len(self.client.answers) - 1)))
+
+    def _answer(self, what: str, packet_id: int) -> None:
         if what == "PUBACK":
             assert self.queue.acknowledged(packet_id)
             self.messages[self.flight.pop(packet_id)].done = True
@@ -117,7 +128,8 @@ class QueueMachine(RuleBasedStateMachine):
             if outcome is Received.RELEASE:
                 self._pubrel(packet_id)
         else:
-            self.queue.completed(packet_id)
+            # A PUBREL that came twice has two PUBCOMPs; the second one completes nothing.
+            assert self.queue.completed(packet_id) == (packet_id in self.flight)
             number = self.flight.pop(packet_id, None)
             if number is not None:
                 self.messages[number].done = True
@@ -131,8 +143,13 @@ class QueueMachine(RuleBasedStateMachine):
             self.messages[item.offset].done = True
             self.messages[item.offset].delivered += 1  # given up: nobody waits for it
 
-    @precondition(lambda self: self.connected)
-    @rule()
+    @precondition(lambda self: self.connected and self.messages)
+    @rule(anew=st.booleans())
+    def connection_lost(self, anew: bool) -> None:
+        self.disconnect()
+        if anew:
+            self.reconnect(5)
+
     def disconnect(self) -> None:
         self.connected = False
         self.client.answers.clear()
@@ -145,7 +162,12 @@ class QueueMachine(RuleBasedStateMachine):
         for packet_id in self.queue.reconnected(receive_maximum):
             self._pubrel(packet_id)
 
-    @rule(with_commit=st.booleans())
+    @precondition(lambda self: len(self.messages) > 3)
+    @rule(seldom=st.integers(0, 3), with_commit=st.booleans())
+    def killed(self, seldom: int, with_commit: bool) -> None:
+        if seldom == 3:
+            self.kill(with_commit)
+
     def kill(self, with_commit: bool) -> None:
         """The process is gone; a commit under way may or may not have reached the disk."""
         if with_commit and self.commit is not None:
@@ -176,7 +198,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert item.packet_id not in self.flight
         assert self.ids.setdefault(item.offset, item.packet_id) == item.packet_id  # the same id every time
         assert item.packet_id == item.seq % PACKET_IDS + 1
-        self.flight[item.packet_id] = item.offset
+        self.flight[item.packet_id] = self.published[item.packet_id] = item.offset
         message.published += 1
         if message.qos == 1:
             self._deliver(message)
@@ -199,13 +221,12 @@ class QueueMachine(RuleBasedStateMachine):
         message.delivered += 1
 
     def _pubrel(self, packet_id: int) -> None:
-        assert self.connected or packet_id  # without a connection the caller drops it; reconnected() names it again
         if not self.connected:
-            return
-        number = self.client.unreleased.pop(packet_id, None)
-        if number is not None:
-            assert self.messages[number].qos == 2
-            self.flight[packet_id] = number
+            return  # the caller drops it; `reconnected` names it again
+        self.client.unreleased.pop(packet_id, None)  # it may come again, when the PUBCOMP was lost
+        number = self.published[packet_id]
+        assert self.messages[number].qos == 2
+        self.flight[packet_id] = number
         self.client.answers.append(("PUBCOMP", packet_id))
 
     # ---- what always holds
@@ -254,4 +275,37 @@ class QueueMachine(RuleBasedStateMachine):
 
 
 TestQueue = QueueMachine.TestCase
-TestQueue.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
+TestQueue.settings = settings(max_examples=80, stateful_step_count=60, deadline=None)
+
+
+STEPS = {"append": 4, "commit": 4, "send": 6, "answer": 8, "lose": 1, "reconnect": 3, "skip": 1, "kill": 0.4}
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_long_life(seed: int) -> None:
+    """The same machine with steps weighted as in life: what needs many steps in a row comes up here."""
+    dice = random.Random(seed)
+    machine = QueueMachine()
+    for step in dice.choices(list(STEPS), list(STEPS.values()), k=300):
+        if step == "append":
+            machine.append(dice.choice(KINDS), dice.choice((1, 1, 2, 5, 5, 300)))
+        elif step == "commit":
+            if machine.commit is None:
+                machine.begin_commit()
+            else:
+                machine.finish_commit()
+        elif step == "kill":
+            machine.kill(dice.random() < 0.5)
+        elif not machine.connected:
+            if step == "reconnect":
+                machine.reconnect(dice.randint(1, 8))
+        elif step == "send":
+            machine.send(dice.randint(1, 6))
+        elif step == "answer":
+            machine.answer(dice.choices((0, 0, 0, 1, 2), k=dice.randint(1, 6)))
+        elif step == "skip":
+            machine.skip()
+        elif step == "lose":
+            machine.disconnect()
+        machine.qos_2_comes_once_and_all_in_order()
+    machine.teardown()

@@ -58,8 +58,9 @@ def listed(*properties: bytes) -> bytes:
     return raw(0, *properties)[1:]
 
 
-def good(name: str, data: bytes, packet: Packet, *, canonical: bool = True) -> Case:
-    return Case(name=name, data=data, packet=packet, canonical=canonical, level=LEVEL_5)
+def good(name: str, data: bytes, packet: Packet, *, canonical: bool = True, server: str | None = None) -> Case:
+    server_clause = None if server is None else f"MQTT5-{server}"
+    return Case(name=name, data=data, packet=packet, canonical=canonical, level=LEVEL_5, server_clause=server_clause)
 
 
 def bad(name: str, data: bytes, clause: str, code: ReasonCode = ReasonCode.MALFORMED_PACKET) -> Case:
@@ -143,9 +144,9 @@ GOOD = [
             )
         ),
     ),
-    good("3.2 CONNACK, success", b"\x20\x03\0\0\0", ConnAck()),
-    good("3.2.2-3 CONNACK, session present", b"\x20\x03\x01\0\0", ConnAck(session_present=True)),
-    good("3.2.2-8 CONNACK, banned", b"\x20\x03\0\x8a\0", ConnAck(reason_code=ReasonCode.BANNED)),
+    good("3.2 CONNACK, success", b"\x20\x03\0\0\0", ConnAck(), server="2.1.2"),
+    good("3.2.2-3 CONNACK, session present", b"\x20\x03\x01\0\0", ConnAck(session_present=True), server="2.1.2"),
+    good("3.2.2-8 CONNACK, banned", b"\x20\x03\0\x8a\0", ConnAck(reason_code=ReasonCode.BANNED), server="2.1.2"),
     good(
         "3.2.2.3 CONNACK, all properties",
         raw(
@@ -179,6 +180,7 @@ GOOD = [
                 user_properties=(("a", "b"),),
             )
         ),
+        server="2.1.2",
     ),
     good("2.2.1-2 4.3.1-1 PUBLISH, QoS 0", b"\x30\x06\0\x03a/b\0", Publish(topic="a/b", payload=b"")),
     good(
@@ -217,11 +219,13 @@ GOOD = [
                 user_properties=(("a", "b"), ("a", "b")),
             ),
         ),
+        server="3.3.4-6",
     ),
     good(
         "3.3.2.3.4 PUBLISH, alias without topic",
         b"\x30\x07\0\0\x03\x23\0\x01x",
         Publish(topic="", payload=b"x", properties=PublishProperties(topic_alias=1)),
+        server="3.3.2.3.4",
     ),
     good(
         "2.2.2 PUBLISH, properties in another order",
@@ -300,6 +304,7 @@ GOOD = [
             ),
             properties=AckProperties(reason_string="no"),
         ),
+        server="2.1.2",
     ),
     good(
         "3.10.2.1 UNSUBSCRIBE, user property",
@@ -310,9 +315,10 @@ GOOD = [
         "3.11.3-1 UNSUBACK, reasons in order",
         b"\xb0\x05\0\x0a\0\0\x11",
         UnsubAck(packet_id=10, reason_codes=(ReasonCode.SUCCESS, ReasonCode.NO_SUBSCRIPTION_EXISTED)),
+        server="2.1.2",
     ),
     good("3.12 PINGREQ", b"\xc0\0", PingReq()),
-    good("3.13 PINGRESP", b"\xd0\0", PingResp()),
+    good("3.13 PINGRESP", b"\xd0\0", PingResp(), server="2.1.2"),
     good("3.14 DISCONNECT, short", b"\xe0\0", Disconnect()),
     good("3.14.2.1 DISCONNECT, success written out", b"\xe0\x01\0", Disconnect(), canonical=False),
     good(
@@ -329,9 +335,10 @@ GOOD = [
                 session_expiry_interval_s=1, reason_string="no", server_reference="s", user_properties=(("a", "b"),)
             ),
         ),
+        server="3.14.2-1",
     ),
-    good("3.15.2.1 AUTH, short", b"\xf0\0", Auth()),
-    good("3.15.2.1 AUTH, success written out", b"\xf0\x02\0\0", Auth(), canonical=False),
+    good("3.15.2.1 AUTH, short", b"\xf0\0", Auth(), server="4.12.0-7"),
+    good("3.15.2.1 AUTH, success written out", b"\xf0\x02\0\0", Auth(), canonical=False, server="4.12.0-7"),
     good(
         "3.15.2-1 AUTH, continue",
         raw(0xF0, b"\x18\x14\x15\0\x01m\x16\0\x01d", REASON_NO, USER_AB),
@@ -344,6 +351,7 @@ GOOD = [
                 user_properties=(("a", "b"),),
             ),
         ),
+        server="4.12.0-7",
     ),
 ]
 

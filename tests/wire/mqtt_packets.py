@@ -151,7 +151,6 @@ GOOD = [
         name="3.3 PUBLISH, QoS 2",
         data=b"\x34\x06\x00\x01a\x00\x07x",
         packet=Publish(topic="a", payload=b"x", qos=2, packet_id=7),
-        server_clause="MQTT-4.3.3",
     ),
     Case(name="3.4 PUBACK", data=b"\x40\x02\x12\x34", packet=PubAck(packet_id=0x1234)),
     Case(name="3.5 PUBREC", data=b"\x50\x02\x12\x34", packet=PubRec(packet_id=0x1234)),

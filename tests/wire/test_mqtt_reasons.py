@@ -8,10 +8,9 @@ from wire.mqtt.clauses import LEVEL_3_1_1, LEVEL_5, LEVELS
 from wire.mqtt.encode import encode_packet
 from wire.mqtt.errors import (
     MalformedPacketError,
-    NotOfferedError,
     PacketTooLargeError,
     ProtocolError,
-    TopicRefusedError,
+    PublishRefusedError,
     UnacceptableLevelError,
 )
 from wire.mqtt.packets import (
@@ -138,11 +137,11 @@ def test_only_the_packets_own_codes_are_written(packet_type: PacketType) -> None
 
 
 def test_every_error_has_a_code_that_a_server_can_say_goodbye_with() -> None:
-    kinds = (ProtocolError, MalformedPacketError, PacketTooLargeError, NotOfferedError, TopicRefusedError)
+    kinds = (ProtocolError, MalformedPacketError, PacketTooLargeError, PublishRefusedError)
     for kind in kinds:
         assert kind("MQTT5-4.13", "what").reason_code in REASONS[PacketType.DISCONNECT]
         assert kind("MQTT5-4.13", "what", reason_code=ReasonCode.BANNED).reason_code is ReasonCode.BANNED
-    assert {kind("MQTT5-4.13", "what").reason_code for kind in kinds} == {0x82, 0x81, 0x95, 0x83, 0x90}
+    assert {kind("MQTT5-4.13", "what").reason_code for kind in kinds} == {0x82, 0x81, 0x95, 0x87}
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from commitlog.base import Appender
 from core.errors import BadRequestError
 from ingest.broker.chunk import Kind
 from ingest.broker.counters import BrokerCounters
-from ingest.broker.publication import Publication, Published, Staged, Turn, next_in_turn
+from ingest.broker.publication import Publication, Published, Staged, Turn, turn_of
 from ingest.broker.queue import DeliveryQueue, QueueFullError
 from ingest.broker.recent import Recent
 from ingest.broker.session import MqttSession, Outlet
@@ -150,23 +150,33 @@ class FanOut:
         """Put what is retained under an MQTT topic into a session's queue."""
         self.enqueue_alone(session, lambda: session.queue.append_retained(kind, topic))
 
-    def hand_over(self, session: MqttSession, kind: Kind, offset: int) -> None:
-        """Put a message that another member of a shared subscription did not get into a session's queue."""
+    def hand_over(self, kind: Kind, offset: int) -> None:
+        """Put a message that a member of a shared subscription did not get into the queue of whose turn it is.
+
+        It comes as that one's subscription says [MQTT5-4.8.2-3]. One with QoS 0 has no queue to put it into.
+        """
+        chosen = self._next_of(kind.group or "")
+        if chosen is None:
+            self._counters.lost += 1
+            return
+        session, subscription = chosen
+        identifiers = () if subscription.identifier is None else (subscription.identifier,)
+        kind = kind._replace(qos=min(kind.qos, subscription.qos), identifiers=identifiers)
         self.enqueue_alone(session, lambda: session.queue.append(kind, offset))
+        session.keeps_up = False
+        self._behind(session)
 
     def stage(self, staged: Staged) -> None:
         """Deliver this once the open commit is durable."""
         self._staged.append(staged)
 
-    def next_of(self, group: str) -> MqttSession | None:
-        """Whose turn it is in a shared subscription, `<share name>/<filter>`."""
+    def _next_of(self, group: str) -> tuple[MqttSession, Subscription] | None:
+        """Whose turn it is in a shared subscription, `<share name>/<filter>`; only who can queue a message."""
         share, _, topic_filter = group.partition("/")
-        members = [
-            session
-            for subscription in self._tree.members(share, topic_filter)
-            if (session := self._session_of(subscription.client_id)) is not None
-        ]
-        return next_in_turn(members, self._turn(share, topic_filter))
+        members = [one for one in self._members(tuple(self._tree.members(share, topic_filter))) if one[1].qos]
+        if not members:
+            return None
+        return members[turn_of([session for session, _ in members], self._turn(share, topic_filter))]
 
     def _turn(self, share: str, topic_filter: str) -> Turn:
         turn = self._turns.get((share, topic_filter))
@@ -209,6 +219,8 @@ class FanOut:
         released = session.queue.committed()
         if released:
             self._released(session, released)
+        if not session.keeps_up and session.connection is not None:
+            self._behind(session)  # what was put into its queue alone may be sent from now on
 
     def committed(self, token: Any) -> None:
         """See `Waiter.committed`: the messages of a commit."""
@@ -229,6 +241,8 @@ class FanOut:
                 for session, frame, picked, number_or_none in picks:
                     if picked is None:
                         self._send_once(session, frame, payload)
+                    elif number_or_none is None and session.connection is None:
+                        self.hand_over(picked, offset)  # it has ended since it was chosen, and nothing was sent
                     elif number_or_none is None:
                         self._send_live(session, frame, picked, publication, offset, payload, timestamp_ms)
                     else:
@@ -264,17 +278,18 @@ class FanOut:
         if connection is None:
             return
         queue = session.queue
-        if session.keeps_up and connection.can_take and kind.group is None:
+        ready = session.keeps_up and connection.can_take
+        if ready and kind.group is None:
             packet_id = queue.send_now(kind.qos)
             if packet_id is not None:
                 self._sent(connection, queue, frame, packet_id, payload)
                 return
         try:
-            number = queue.append(kind, offset)  # a shared message keeps its place: another member may get it yet
+            number = queue.append(kind, offset)
         except QueueFullError:
             self._overflowed(session)
             return
-        if session.keeps_up and connection.can_take and kind.group is not None:
+        if ready and kind.group is not None:  # its place is kept: another member gets it if this one ends without it
             packet_id = queue.send(number, kind.qos)
             if packet_id is not None:
                 self._sent(connection, queue, frame, packet_id, payload)

@@ -87,11 +87,6 @@ def turn_of(sessions: Sequence[MqttSession], turn: Turn) -> int:
     return best
 
 
-def next_in_turn(sessions: Sequence[MqttSession], turn: Turn) -> MqttSession | None:
-    """Whose turn it is; None where there is nobody."""
-    return sessions[turn_of(sessions, turn)] if sessions else None
-
-
 def _readiness(session: MqttSession) -> int:
     connection = session.connection
     if connection is None:

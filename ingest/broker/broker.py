@@ -23,6 +23,7 @@ from core.logs import LimitedLog
 from core.threads import Worker
 from ingest.broker.authorizer import Authorizer, Client
 from ingest.broker.catch_up import CatchUp
+from ingest.broker.chunk import Kind
 from ingest.broker.counters import BrokerCounters, BrokerFigures
 from ingest.broker.fan_out import FanOut
 from ingest.broker.publisher import MAX_TOPIC_LEVELS, Publisher
@@ -64,6 +65,7 @@ from wire.mqtt.properties import NEVER_EXPIRES_S
 from wire.mqtt.reasons import ReasonCode
 
 TAKEN_OVER: Final = "taken over"
+UNREADABLE: Final = "queue unreadable"
 OVERFLOWED: Final = "too much waits"
 _MAX_PLACE_BYTES: Final = 8  # of a queued message: two to four are usual
 _RECEIVED_ROW_BYTES: Final = 40
@@ -143,6 +145,7 @@ class Broker:
             self.counters,
             now_ms=log.now_ms,
             behind_the_log=self._behind_the_log,
+            unreadable=self._unreadable,
         )
         self._retaining = Retaining(log, self.retained)
         self.publisher = Publisher(log, router, authorizer, self.fan_out, self._retaining)
@@ -514,7 +517,12 @@ class Broker:
 
     def _share_out(self, session: MqttSession) -> None:
         """Messages of shared subscriptions that a session did not get go to other members [MQTT5-4.8.2-5]."""
-        self.sender.hand_over(list(session.queue.unfinished_shared()))
+        places: list[tuple[Kind, int]] = []
+        try:
+            places.extend(session.queue.unfinished_shared())
+        except StateRowError as error:  # what stands before the damaged row still goes on
+            self.lines.warning("shared messages lost", what=error.what, where=error.where)
+        self.sender.hand_over(places)
 
     def _overflowed(self, session: MqttSession) -> None:
         """A session has more to get than it may: it ends, and its client is told so, now or when it comes back."""
@@ -545,6 +553,11 @@ class Broker:
             mend="come back sooner, or keep the log longer: retention.max_age",
         )
         self._end_with_connection(session, BEHIND_THE_LOG, ReasonCode.ADMINISTRATIVE_ACTION)
+
+    def _unreadable(self, session: MqttSession, error: StateRowError) -> None:
+        """A row of a session's queue is damaged: it ends honestly, and nobody else notices."""
+        self.lines.warning("session ended", what=error.what, where=error.where, mend=error.mend)
+        self._end_with_connection(session, UNREADABLE, ReasonCode.UNSPECIFIED_ERROR)
 
     def _end_with_connection(self, session: MqttSession, reason: str, reason_code: ReasonCode) -> None:
         connection = session.connection

@@ -219,8 +219,6 @@ class FanOut:
         released = session.queue.committed()
         if released:
             self._released(session, released)
-        if not session.keeps_up and session.connection is not None:
-            self._behind(session)  # what was put into its queue alone may be sent from now on
 
     def committed(self, token: Any) -> None:
         """See `Waiter.committed`: the messages of a commit."""
@@ -229,24 +227,32 @@ class FanOut:
         taken, staged = token
         for session in taken:
             self._rows_durable(session)
-        for publication, offset, payload, timestamp_ms, numbers, picks in staged:
-            for session, frame in publication.once:
-                self._send_once(session, frame, payload)
-            for session, frame, kind in publication.live:
-                self._send_live(session, frame, kind, publication, offset, payload, timestamp_ms)
-            if numbers is not None:
-                for (session, frame, _), number in zip(publication.durable, numbers, strict=True):
-                    self._send_durable(session, frame, number, publication, offset, payload, timestamp_ms)
-            if picks is not None:
-                for session, frame, picked, number_or_none in picks:
-                    if picked is None:
-                        self._send_once(session, frame, payload)
-                    elif number_or_none is None and session.connection is None:
-                        self.hand_over(picked, offset)  # it has ended since it was chosen, and nothing was sent
-                    elif number_or_none is None:
-                        self._send_live(session, frame, picked, publication, offset, payload, timestamp_ms)
-                    else:
-                        self._send_durable(session, frame, number_or_none, publication, offset, payload, timestamp_ms)
+        for message in staged:
+            self._deliver(message)
+        for session in taken:
+            # What was queued without being published now: retained messages, those of another shared member.
+            if session.connection is not None and not session.queue.caught_up:
+                self._behind(session)
+
+    def _deliver(self, message: Staged) -> None:
+        publication, offset, payload, timestamp_ms, numbers, picks = message
+        for session, frame in publication.once:
+            self._send_once(session, frame, payload)
+        for session, frame, kind in publication.live:
+            self._send_live(session, frame, kind, publication, offset, payload, timestamp_ms)
+        if numbers is not None:
+            for (session, frame, _), number in zip(publication.durable, numbers, strict=True):
+                self._send_durable(session, frame, number, publication, offset, payload, timestamp_ms)
+        if picks is not None:
+            for session, frame, picked, number_or_none in picks:
+                if picked is None:
+                    self._send_once(session, frame, payload)
+                elif number_or_none is None and session.connection is None:
+                    self.hand_over(picked, offset)  # it has ended since it was chosen, and nothing was sent
+                elif number_or_none is None:
+                    self._send_live(session, frame, picked, publication, offset, payload, timestamp_ms)
+                else:
+                    self._send_durable(session, frame, number_or_none, publication, offset, payload, timestamp_ms)
 
     def failed(self, token: Any) -> None:
         """See `Waiter.failed`: nothing that was not committed is delivered, and the process ends."""

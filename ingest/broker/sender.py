@@ -20,6 +20,7 @@ from ingest.broker.fan_out import FanOut
 from ingest.broker.properties import properties_of
 from ingest.broker.queue import DeliveryQueue, Item, Received
 from ingest.broker.retained import RetainedMessage, RetainedMessages
+from ingest.broker.rows import StateRowError
 from ingest.broker.session import MqttSession, Outlet
 from ingest.broker.subscriptions import Subscription
 from ingest.headers import MQTT_TOPIC
@@ -45,14 +46,17 @@ class Sender:
         *,
         now_ms: Callable[[], int],
         behind_the_log: Callable[[MqttSession, int], None],
+        unreadable: Callable[[MqttSession, StateRowError], None],
     ) -> None:
-        """`behind_the_log(session, lost)` is told of a session some of whose messages have expired from the log."""
+        """`behind_the_log(session, lost)` is told of a session some of whose messages have expired from the log,
+        `unreadable` of one whose queue cannot be read."""
         self._fan_out = fan_out
         self._catch_up = catch_up
         self._retained = retained
         self._counters = counters
         self._now_ms = now_ms
         self._behind_the_log = behind_the_log
+        self._unreadable = unreadable
         self._loop = asyncio.get_running_loop()
         self._pumping: dict[MqttSession, None] = {}
         self._retained_for: dict[MqttSession, deque[tuple[Iterator[str], Subscription]]] = {}
@@ -79,11 +83,16 @@ class Sender:
             self._pump_retained(session, connection, budget)
         if not session.has_queue:
             return
-        queue = session.queue
+        try:
+            self._pump_queue(session, connection, session.queue, budget)
+        except StateRowError as error:
+            self._unreadable(session, error)
+
+    def _pump_queue(self, session: MqttSession, connection: Outlet, queue: DeliveryQueue, budget: Budget) -> None:
         while connection.can_take:
             item = queue.next_unsent()
             if item is None:
-                if queue.caught_up:
+                if queue.window_open:  # all that is committed has been sent: what comes next goes out from memory
                     session.keeps_up = True
                     self._catch_up.leave(session)
                 break

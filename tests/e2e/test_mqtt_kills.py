@@ -40,9 +40,7 @@ class Client:
         self.qos = qos
         self.subscribed = threading.Event()
         options: dict[str, Any] = {} if version == paho.MQTTv5 else {"clean_session": False}
-        self.client = paho.Client(
-            paho.CallbackAPIVersion.VERSION2, client_id=self.name, protocol=version, **options
-        )
+        self.client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id=self.name, protocol=version, **options)
         self.client.reconnect_delay_set(0.05, 0.2)  # type: ignore[arg-type]  # seconds; fractions work as well
         self.client.max_inflight_messages_set(IN_FLIGHT)
         self.sessions_lost = 0

@@ -66,9 +66,7 @@ class MqttClient(Client):
     ) -> MqttClient:
         """Connected and accepted. `keep`: resume the session and keep it after the connection (5.0: for an hour)."""
         client = await cls.dial(box, level)
-        await client.hello(
-            client_id, keep=keep, will=will, keep_alive_s=keep_alive_s, username=username, **properties
-        )
+        await client.hello(client_id, keep=keep, will=will, keep_alive_s=keep_alive_s, username=username, **properties)
         assert client.connack.reason_code is ReasonCode.SUCCESS, client.connack
         return client
 
@@ -85,7 +83,9 @@ class MqttClient(Client):
         self, client_id: str, *, keep: bool = False, clean: bool | None = None, **options: Any
     ) -> Connect:
         """A CONNECT; options that `Connect` does not know are properties."""
-        fields = {name: options.pop(name) for name in ("will", "keep_alive_s", "username", "password") if name in options}
+        fields = {
+            name: options.pop(name) for name in ("will", "keep_alive_s", "username", "password") if name in options
+        }
         if self.level == LEVEL_5 and keep:
             options.setdefault("session_expiry_interval_s", 3600)
         return Connect(

@@ -181,9 +181,7 @@ async def edge_box(
     clock.shift_ms = shift_ms
     failures: list[Exception] = []
     router = Router(routes)
-    log = await EmbeddedLog.open(
-        data_dir, log_settings, clock=clock, storage=storage, on_failure=failures.append
-    )
+    log = await EmbeddedLog.open(data_dir, log_settings, clock=clock, storage=storage, on_failure=failures.append)
     for topic in sorted({EVENTS_TOPIC, "telemetry", *router.topics}):
         await log.create_topic(topic)
     sessions = Sessions(log, log.boot_id, max_devices=max_devices)

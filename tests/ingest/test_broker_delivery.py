@@ -153,9 +153,7 @@ async def test_overlapping_subscriptions_give_one_copy_of_the_highest_qos(tmp_pa
     "level",
     [
         pytest.param(4, id="MQTT-3.10.4-1-MQTT-3.10.4-2-MQTT-3.10.4-4-MQTT-3.10.4-5-MQTT-3.10.4-6-MQTT-2.3.1-7"),
-        pytest.param(
-            5, id="MQTT5-3.10.4-1-MQTT5-3.10.4-2-MQTT5-3.10.4-4-MQTT5-3.10.4-5-MQTT5-3.10.4-6-MQTT5-2.2.1-6"
-        ),
+        pytest.param(5, id="MQTT5-3.10.4-1-MQTT5-3.10.4-2-MQTT5-3.10.4-4-MQTT5-3.10.4-5-MQTT5-3.10.4-6-MQTT5-2.2.1-6"),
     ],
 )
 async def test_after_unsubscribe_nothing_new_comes(tmp_path: Path, level: int) -> None:

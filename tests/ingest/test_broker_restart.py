@@ -147,9 +147,7 @@ async def test_a_qos_2_publish_is_in_the_log_once(box: Box, level: int) -> None:
         assert client.connack.session_present
         client.put(PubRel(packet_id=1))
         answer = await client.take(PubComp)
-        assert answer.reason_code is (
-            ReasonCode.PACKET_IDENTIFIER_NOT_FOUND if level == 5 else ReasonCode.SUCCESS
-        )
+        assert answer.reason_code is (ReasonCode.PACKET_IDENTIFIER_NOT_FOUND if level == 5 else ReasonCode.SUCCESS)
         client.put(*publishes[1:])
         assert [(await client.take(PubRec)).packet_id for _ in publishes[1:]] == [2, 3, 4, 5]
         client.put(*(PubRel(packet_id=number) for number in range(2, 6)))

@@ -277,7 +277,9 @@ async def test_a_client_that_does_not_wait_for_connack_gets_everything(tmp_path:
         await other.publish("r", b"kept", retain=True)
         client = await MqttClient.dial(box)
         will = Will(topic="w", payload=b"1")  # its row makes the CONNACK wait
-        subscribe = client.subscribe_packet(TopicSubscription(filter="r", qos=1), TopicSubscription(filter=TOPIC, qos=1))
+        subscribe = client.subscribe_packet(
+            TopicSubscription(filter="r", qos=1), TopicSubscription(filter=TOPIC, qos=1)
+        )
         client.put(
             client.connect_packet("c", keep=keep, will=will),
             subscribe,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ingest.settings import MqttSettings
 from tests.conftest import wait_until_async
 from tests.ingest.broker_client import LEVELS, MqttClient, payloads
 from tests.ingest.edge_box import EdgeBox, edge_box
@@ -28,11 +29,15 @@ async def watch(box: EdgeBox) -> MqttClient:
 
 @pytest.mark.parametrize("retain", [False, True], ids=["MQTT-3.1.2-16-MQTT5-3.1.2-14", "MQTT-3.1.2-17-MQTT5-3.1.2-15"])
 @pytest.mark.parametrize("qos", [0, 1, 2])
-@pytest.mark.parametrize("level", [pytest.param(4, id="MQTT-3.1.2-8"), pytest.param(5, id="MQTT5-3.1.2-8-MQTT5-3.1.2-7")])
+@pytest.mark.parametrize(
+    "level", [pytest.param(4, id="MQTT-3.1.2-8"), pytest.param(5, id="MQTT5-3.1.2-8-MQTT5-3.1.2-7")]
+)
 async def test_a_will_is_published_as_it_says(tmp_path: Path, level: int, qos: int, retain: bool) -> None:
     async with edge_box(tmp_path) as box:
         witness = await watch(box)
-        client = await MqttClient.open(box, "c", level, will=Will(topic="will", payload=b"gone", qos=qos, retain=retain))
+        client = await MqttClient.open(
+            box, "c", level, will=Will(topic="will", payload=b"gone", qos=qos, retain=retain)
+        )
         client.abort()
         message = await witness.message()
         assert (message.payload, message.qos, message.retain) == (b"gone", qos, retain)
@@ -77,9 +82,7 @@ async def test_goodbye_with_will_publishes_it_0x04(tmp_path: Path) -> None:
 async def test_whoever_ends_the_connection_the_will_is_published_once(tmp_path: Path, how: str, level: int) -> None:
     async with edge_box(tmp_path) as box:
         witness = await watch(box)
-        client = await MqttClient.open(
-            box, "c", level, keep_alive_s=1, will=Will(topic="will", payload=b"gone", qos=1)
-        )
+        client = await MqttClient.open(box, "c", level, keep_alive_s=1, will=Will(topic="will", payload=b"gone", qos=1))
         match how:
             case "keep-alive":
                 for _ in range(4):
@@ -192,8 +195,6 @@ async def test_a_will_that_is_due_while_the_log_is_behind_comes_when_it_has_caug
 
 @pytest.mark.parametrize("level", LEVELS)
 async def test_a_will_that_may_not_be_published_refuses_the_connect(tmp_path: Path, level: int) -> None:
-    from ingest.settings import MqttSettings
-
     async with edge_box(tmp_path, mqtt=MqttSettings(refuse_publish=["will"])) as box:
         client = await MqttClient.dial(box, level)
         answer = await client.hello("c", will=Will(topic="will", payload=b"1"))

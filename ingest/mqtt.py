@@ -678,12 +678,12 @@ class MqttConnection(Connection):
         )
 
     def _protocol_error(self, error: ProtocolError) -> None:
-        if self._core.level == LEVEL_5:  # the core has told it
-            self._count_reason(PacketType.DISCONNECT if self._session else PacketType.CONNACK, error.reason_code)
         if isinstance(error, DiskFullError):
             self.refuse_full()
             return
         self._said = True
+        if self._core.level == LEVEL_5:  # by the core
+            self._count_reason(PacketType.DISCONNECT if self._session else PacketType.CONNACK, error.reason_code)
         self.listener.lines.warning(
             "protocol error",
             what=error.what,

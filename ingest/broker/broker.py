@@ -454,8 +454,8 @@ class Broker:
             retained_refused=self._retaining.refused,
             queued_messages=self._queued_messages,
             queued_bytes=self._queued_bytes,
-            wills=len(self._wills),
-            will_bytes=self._wills.size_bytes,
+            wills=len(self.wills),
+            will_bytes=self.wills.size_bytes,
             catch_up_slices=self._catch_up.slices,
             state_left_out=len(self._faults),
         )

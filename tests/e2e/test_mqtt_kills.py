@@ -27,8 +27,7 @@ from tests.e2e.appliance_process import Appliance, appliance
 
 ROUNDS = int(os.environ.get("HEADRACE_KILL_ROUNDS", "3"))
 VERSIONS = (paho.MQTTv311, paho.MQTTv5)
-IN_FLIGHT = 20
-WAITING = 200
+WAITING = 50
 PATIENCE_S = 60
 
 
@@ -42,7 +41,8 @@ class Client:
         options: dict[str, Any] = {} if version == paho.MQTTv5 else {"clean_session": False}
         self.client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id=self.name, protocol=version, **options)
         self.client.reconnect_delay_set(0.05, 0.2)  # type: ignore[arg-type]  # seconds; fractions work as well
-        self.client.max_inflight_messages_set(IN_FLIGHT)
+        # No limit: beyond one, Paho (2.2) forgets at a reconnect that a message was released, and publishes it anew.
+        self.client.max_inflight_messages_set(0)
         self.sessions_lost = 0
         self._connects = 0
         self.client.on_connect = self._connected
@@ -99,12 +99,20 @@ class Publisher(Client):
         return self._acked
 
     def stop(self) -> None:
-        """Publish nothing more, and wait for what is not acknowledged."""
+        """Publish nothing more."""
         with self._room:
             self._stop = True
             self._room.notify()
         self._thread.join()
+
+    def finish(self) -> None:
+        """Publish nothing more, and wait for what is not acknowledged."""
+        self.stop()
         wait_until(lambda: all(info.is_published() for info in self.sent), PATIENCE_S, f"{self.name}: all acked")
+
+    def close(self) -> None:
+        self.stop()
+        super().close()
 
 
 class Subscriber(Client):
@@ -152,7 +160,7 @@ def test_nothing_acknowledged_is_lost_and_qos_2_is_exactly_once(tmp_path: Path) 
                 time.sleep(rng.uniform(0, 0.4))  # not to wait for something: the kill is to come at any moment
                 box.kill("edge")
             for one in publishers:
-                one.stop()
+                one.finish()
             for subscriber in subscribers:
                 wait_until(
                     lambda: subscriber.has_all_of(publishers),  # noqa: B023

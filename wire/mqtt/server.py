@@ -88,6 +88,11 @@ class ServerConnection(Publishes):
         """Bytes kept of an incomplete packet."""
         return len(self._partial)
 
+    @property
+    def unfinished(self) -> object | None:
+        """Which packet is incomplete: the same object for as long as it is the same packet; None if there is none."""
+        return self._partial or None
+
     def receive(self, data: bytes, now_ms: int) -> int:
         """Take a chunk that arrived at `now_ms`; return how many publishes went to their targets.
 
@@ -180,7 +185,7 @@ class ServerConnection(Publishes):
                 if head & 6:
                     packet_id = data[start : start + 2]
                     start += 2
-                    if start > end or packet_id == _NO_PACKET_ID:
+                    if packet_id == _NO_PACKET_ID:  # what is not in the packet at all is found below
                         self._refuse_publish(data[at:end], body - at)
                     if properties_size:
                         if data.startswith(properties, start):

@@ -2,6 +2,7 @@
 
 PYTHON ?= python3.13 python3.12 python3.11 python3  # candidates, the first that fits is taken: make setup PYTHON=...
 ARGS ?=
+PAHO ?=
 
 BIN := .venv/bin
 STAMP := .venv/installed
@@ -9,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup run test check lint types layers docs docs-check screenshot bench lock clean
+.PHONY: help setup run test check lint types layers docs docs-check screenshot bench interop lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' $(firstword $(MAKEFILE_LIST)) | column -t -s @ 2>/dev/null \
@@ -46,6 +47,14 @@ screenshot: $(STAMP) ## Take docs/images/console.png from a running demo (needs 
 
 bench: $(STAMP) ## Measure ingest (ARGS="--quick")
 	$(BIN)/python -m benchmarks.ingest $(ARGS)
+
+interop: $(STAMP) ## Run the Eclipse Paho interoperability suites (PAHO=DIR; ARGS="--only retained")
+	@test -d "$(PAHO)/interoperability" || { \
+		echo "error: PAHO does not name a copy of eclipse-paho/paho.mqtt.testing" >&2; \
+		echo "mend:  git clone it outside of this repository; then make interop PAHO=DIR" >&2; \
+		exit 1; \
+	}
+	$(BIN)/python tests/interop/run_paho.py "$(PAHO)" $(ARGS)
 
 clean: ## Remove what the tools left behind; .venv/ and data directories stay
 	rm -rf build headrace.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache benchmarks/build

@@ -61,7 +61,9 @@ _REASON_CODES: Final = {  # what 5.0 clients are told when somebody else ends th
     "shutdown": ReasonCode.SERVER_SHUTTING_DOWN,
     "overloaded": ReasonCode.SERVER_BUSY,
     "unfinished": ReasonCode.QUOTA_EXCEEDED,
+    DISK_FULL: ReasonCode.QUOTA_EXCEEDED,
 }
+_GOODBYE_S: Final = 2.0  # for a 5.0 client to take the reason; one that is gone does not
 _PUBLISH_TYPE: Final = int(PacketType.PUBLISH)
 
 
@@ -72,6 +74,7 @@ class DiskFullError(ProtocolError):
     http_status = 507
     reason = DISK_FULL
     usual_reason_code = ReasonCode.QUOTA_EXCEEDED
+    told_at_the_end = True
 
     def __init__(self) -> None:
         super().__init__("MQTT-3.3.5-2", "the disk is full", mend="free some space on the box")
@@ -159,15 +162,18 @@ class MqttConnection(Connection):
     __slots__ = (
         "_aliases",
         "_client",
+        "_closing",
         "_core",
         "_generation",
         "_held",
         "_limit_s",
         "_mqtt",
         "_must_wait",
+        "_open",
         "_outgoing",
         "_outgoing_bytes",
         "_quota",
+        "_said",
         "_session",
         "_silent_s",
         "_surplus_bytes",
@@ -197,6 +203,7 @@ class MqttConnection(Connection):
         self._generation = 0
         self._held = 0
         self._must_wait = False
+        self._open = self._closing = self._said = False
         self._silent_s = 0
         self._unfinished: object | None = None
         self._unfinished_s = 0
@@ -236,6 +243,10 @@ class MqttConnection(Connection):
             error = broken
         if core.released:
             self._note_released(core)
+        out = bytes(core.out) if core.out else b""
+        if out and not self._open:
+            self._answer(out)  # before acknowledgements: it begins with a CONNACK, or one waits already
+            out = b""
         taken = core.taken
         if taken:
             size_bytes = core.size_bytes
@@ -255,8 +266,8 @@ class MqttConnection(Connection):
             log.appended(1, len(core.acks), self, core.acks, listener.durability)
         if self._unanswered is not None and core.acks:
             self._unanswered.append(core.acked_ids)
-        if core.out:
-            self._answer(bytes(core.out))
+        if out:
+            self._answer(out)
         if core.events or core.pubacks:
             self._note(core)
         if error is not None:
@@ -312,11 +323,15 @@ class MqttConnection(Connection):
             self.refuse_full()
 
     def close(self, reason: str, *, abort: bool = False, mend: str = "") -> None:
-        """See `Connection.close`."""
+        """See `Connection.close`. 5.0 clients have a moment to take the reason, unless they had it already."""
         self.can_take = False
         if reason in _REASON_CODES and not self.reason:
             self._say(_REASON_CODES[reason])
-        super().close(reason, abort=abort and self._core.level != LEVEL_5, mend=mend)
+        if abort and self._core.level == LEVEL_5 and not self._closing:
+            abort = False
+            asyncio.get_running_loop().call_later(_GOODBYE_S, self.transport.abort)
+        self._closing = True
+        super().close(reason, abort=abort, mend=mend)
 
     def pause_writing(self) -> None:
         """See `Connection.pause_writing`: what is delivered meanwhile has only its place kept."""
@@ -326,9 +341,8 @@ class MqttConnection(Connection):
     def resume_writing(self) -> None:
         """See `Connection.resume_writing`."""
         super().resume_writing()
-        if self._mqtt is not None and not self._held and not self.transport.is_closing():
-            self.can_take = True
-            self.listener.broker.sender.soon(self._mqtt)
+        if self._open:
+            self._send_on()
 
     # -- Outlet: what the broker sends
 
@@ -346,7 +360,9 @@ class MqttConnection(Connection):
             outgoing.append(b"")  # it stands on the listener's list already
 
     def flush(self) -> None:
-        """Write what was gathered."""
+        """Write what was gathered; nothing goes out before the CONNACK [MQTT-3.2.0-1] [MQTT5-3.2.0-1]."""
+        if not self._open:
+            return
         outgoing = self._outgoing
         if outgoing and not self.transport.is_closing():
             self.transport.write(outgoing[0] if len(outgoing) == 1 else b"".join(outgoing))
@@ -541,7 +557,7 @@ class MqttConnection(Connection):
             return
         self._must_wait = False
         self._held += 1
-        self.listener.log.appended(1, len(out), _HeldAnswer(self), out)
+        self.listener.log.appended(1, len(out), _HeldAnswer(self), out, self.listener.durability)
 
     def release(self, out: bytes) -> None:
         """The commit that `out` waited for is durable."""
@@ -549,16 +565,23 @@ class MqttConnection(Connection):
         if self.transport.is_closing():
             return
         self.transport.write(out)
-        if not self._held and not self.can_take:
-            self._open_outlet()
+        self._open_outlet()
 
     def _open_outlet(self) -> None:
         """The CONNACK has been written: from now on messages may be."""
         session = self._mqtt
-        if session is None or self._unread or self._core.over:
+        if self._open or session is None or self._core.over:
             return
-        self.can_take = True
+        self._open = True
+        self.flush()
         self.listener.broker.opened(session)
+        self._send_on()
+
+    def _send_on(self) -> None:
+        session = self._mqtt
+        if session is not None and not self._unread and not self.transport.is_closing():
+            self.can_take = True
+            self.listener.broker.sender.soon(session)
 
     # -- rare things
 
@@ -609,10 +632,13 @@ class MqttConnection(Connection):
         assert session is not None
         self.listener.broker.counters.disconnects[int(disconnect.reason_code)] += 1
         asked_s = disconnect.properties.session_expiry_interval_s
-        if asked_s and not session.expiry_s:  # [MQTT5-3.14.2-2]: a session that was to end here cannot be kept
+        if asked_s and not session.expiry_s:
+            # A session that was to end here cannot be kept; such a DISCONNECT is none (5.0, 3.14.2.2.2).
             self._say(ReasonCode.PROTOCOL_ERROR)
-        else:
-            self.listener.broker.disconnect(session, disconnect)
+            self._leave(with_will=True)
+            self.close(ProtocolError.reason)
+            return
+        self.listener.broker.disconnect(session, disconnect)
         # [MQTT-3.14.4-3] [MQTT5-3.14.4-3]: discarded, unless the client asks for it (0x04) or ends for another reason.
         self._leave(with_will=disconnect.reason_code is not ReasonCode.NORMAL_DISCONNECTION)
         self.reason = "disconnected"
@@ -633,8 +659,9 @@ class MqttConnection(Connection):
             self.listener.broker.closed(session, self, with_will=with_will)
 
     def _say(self, reason_code: ReasonCode) -> None:
-        """5.0 clients are told why the connection ends, if nothing waits that has to come before."""
-        if self._core.level == LEVEL_5 and self._session is not None and not self._held:
+        """5.0 clients are told why the connection ends, once, and if they have their CONNACK [MQTT5-3.14.0-1]."""
+        if self._core.level == LEVEL_5 and self._open and not self._said:
+            self._said = True
             self.flush()
             if not self.transport.is_closing():
                 self.transport.write(encode_packet(Disconnect(reason_code=reason_code), LEVEL_5))
@@ -651,11 +678,12 @@ class MqttConnection(Connection):
         )
 
     def _protocol_error(self, error: ProtocolError) -> None:
-        if self._core.level == LEVEL_5:  # the core has told it
-            self._count_reason(PacketType.DISCONNECT if self._session else PacketType.CONNACK, error.reason_code)
         if isinstance(error, DiskFullError):
             self.refuse_full()
             return
+        self._said = True
+        if self._core.level == LEVEL_5:  # by the core
+            self._count_reason(PacketType.DISCONNECT if self._session else PacketType.CONNACK, error.reason_code)
         self.listener.lines.warning(
             "protocol error",
             what=error.what,

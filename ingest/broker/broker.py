@@ -70,6 +70,7 @@ OVERFLOWED: Final = "too much waits"
 _MAX_PLACE_BYTES: Final = 8  # of a queued message: two to four are usual
 _RECEIVED_ROW_BYTES: Final = 40
 _BOUND_EVERY: Final = 5  # ticks between two looks at what all queues take: it goes through all that hold anything
+_SPARE_EXPIRIES: Final = 64
 _GRANTED: Final = (ReasonCode.GRANTED_QOS_0, ReasonCode.GRANTED_QOS_1, ReasonCode.GRANTED_QOS_2)
 
 
@@ -124,9 +125,10 @@ class Broker:
         self.retained = self._restored_retained(
             RetainedLimits(max_messages=settings.max_retained_messages, max_size_bytes=settings.max_retained_size_bytes)
         )
-        self._wills = Wills(settings.max_will_bytes)
+        self.wills = Wills(settings.max_will_bytes)
         self._expiring: list[tuple[int, str]] = []
-        self._catch_up = CatchUp(reading, open_reader)
+        self._overflowing: set[MqttSession] = set()
+        self._catch_up = CatchUp(reading, open_reader, self.lines)
         self.fan_out = FanOut(
             log,
             self.tree,
@@ -155,7 +157,7 @@ class Broker:
         """Take over what the tables hold. Every session's connection is gone, and its expiry counts from now."""
         restored = restore_sessions(self._log.rows_now, self._queue_limits)
         now_ms = self._log.now_ms()
-        self._faults += [*restored.faults, *self._wills.restore(self._log.rows_now(WILLS))]
+        self._faults += [*restored.faults, *self.wills.restore(self._log.rows_now(WILLS))]
         for fault in self._faults:
             self.lines.warning("state left out", what=fault.what, where=fault.where, mend=fault.mend)
         self.sessions.update(restored.sessions)
@@ -171,9 +173,9 @@ class Broker:
                 session.ended_ms = now_ms
                 changes.append(session_row(session))
             self._expire_later(session)
-        for will in self._wills.all():
+        for will in self.wills.all():
             if will.due_ms is None:
-                changes.append(self._wills.keep(replace(will, due_ms=now_ms + will.delay_s * 1000)))
+                changes.append(self.wills.keep(replace(will, due_ms=now_ms + will.delay_s * 1000)))
         self._change(changes)
 
     def _restored_retained(self, limits: RetainedLimits) -> RetainedMessages:
@@ -196,7 +198,7 @@ class Broker:
     def tick(self) -> None:
         """A second has passed: wills that are due, sessions and retained messages that have expired."""
         now_ms = self._log.now_ms()
-        for will in self._wills.take_due(now_ms):
+        for will in self.wills.take_due(now_ms):
             self.publish_will(will)
         while self._expiring and self._expiring[0][0] <= now_ms:
             due_ms, client_id = heapq.heappop(self._expiring)
@@ -258,12 +260,10 @@ class Broker:
         return Opened(session=session, session_present=present, durable=bool(changes))
 
     def opened(self, session: MqttSession) -> None:
-        """The CONNACK is on its way: send what waits, and again what was not acknowledged [MQTT-4.4.0-1]."""
-        if not session.has_queue or not session.durable:
-            return
-        self.sender.released(session, session.queue.reconnected(session.receive_maximum))
-        session.keeps_up = False
-        self.sender.soon(session)
+        """The CONNACK is on its way: what was not acknowledged is to be sent again [MQTT-4.4.0-1] [MQTT5-4.4.0-1]."""
+        if session.has_queue and session.durable:
+            self.sender.released(session, session.queue.reconnected(session.receive_maximum))
+            session.keeps_up = False
 
     def closed(self, session: MqttSession, outlet: Outlet, *, with_will: bool) -> None:
         """A session's connection is gone. `with_will`: its will is to be published, after its delay."""
@@ -275,13 +275,13 @@ class Broker:
         now_ms = self._log.now_ms()
         session.ended_ms = now_ms
         changes: list[Row] = []
-        will = self._wills.get(session.client_id)
+        will = self.wills.get(session.client_id)
         if will is not None:
             delay_s = min(will.delay_s, session.expiry_s)  # [MQTT5-3.1.3-9]
             if not with_will:
-                changes += _rows(self._wills.discard(session.client_id))
+                changes += _rows(self.wills.discard(session.client_id))
             elif delay_s:
-                changes.append(self._wills.keep(replace(will, due_ms=now_ms + delay_s * 1000)))
+                changes.append(self.wills.keep(replace(will, due_ms=now_ms + delay_s * 1000)))
             else:
                 self.publish_will(will)
         if session.expiry_s:
@@ -305,7 +305,7 @@ class Broker:
         """Forget a session: its subscriptions, its queue, its rows; a will that waits is published [MQTT5-3.1.2-10]."""
         if self.sessions.get(session.client_id) is not session:
             return
-        will = self._wills.get(session.client_id)
+        will = self.wills.get(session.client_id)
         if will is not None and session.connection is None:
             self.publish_will(will)
         del self.sessions[session.client_id]
@@ -395,11 +395,10 @@ class Broker:
         row_size = len(client_id) * 4 + _RECEIVED_ROW_BYTES
 
         def put(timestamp_ms: int, key: bytes | None, value: bytes | None, headers: list[Header], /) -> int:
-            headers_size = sum(3 * len(name) + len(content or b"") + 8 for name, content in headers)
-            size_bytes = len(key or b"") + len(value or b"") + headers_size + RECORD_OVERHEAD_BYTES
-            with self._log.whole(1, size_bytes, row_size):
-                self._log.change_reserved((RECEIVED, received_key(client_id, stored()), 1))
-                return append(timestamp_ms, key, value, headers)
+            self._log.reserve(row_size)
+            offset = append(timestamp_ms, key, value, headers)
+            self._log.change_reserved((RECEIVED, received_key(client_id, stored()), 1))
+            return offset
 
         return put
 
@@ -414,21 +413,20 @@ class Broker:
         """Publish a will in the name of its client, and forget it."""
         client = Client(client_id=will.client_id, username=will.username, peer="")
         flags = (FLAG_RETAIN if will.retain else 0) | will.qos << 1
-        if self._log.congested:
-            self._wills.keep(will)  # its row is there still
+        if self._log.congested:  # it is kept until then, and so is its row
             self._log.when_clear(lambda: self._publish_waiting(will))
             return
-        changes = _rows(self._wills.discard(will.client_id))
+        changes = _rows(self.wills.discard(will.client_id))
         if self._log.full:
             self._drop_will(will, "the disk is full")
         else:
             try:
                 routed = self.publisher.route(client, will.topic)
                 to = self.publisher.destination(client, routed, will.topic, flags, will.properties)
+                to.append(self._log.now_ms(), to.key, will.payload, to.headers)
             except PublishRefusedError as error:  # permitted at CONNECT, and not any more
                 self._drop_will(will, error.what)
             else:
-                to.append(self._log.now_ms(), to.key, will.payload, to.headers)
                 self._log.appended(1, will.size_bytes + to.surplus_bytes + RECORD_OVERHEAD_BYTES)
                 self.counters.wills += 1
         self._change(changes)
@@ -439,7 +437,7 @@ class Broker:
 
     def _publish_waiting(self, will: KeptWill) -> None:
         """The log has room again for a will that is due, if the client has no other one meanwhile."""
-        if self._wills.get(will.client_id) is will:
+        if self.wills.get(will.client_id) is will:
             self.publish_will(will)
 
     # -- what is seen from outside
@@ -455,8 +453,8 @@ class Broker:
             retained_refused=self._retaining.refused,
             queued_messages=self._queued_messages,
             queued_bytes=self._queued_bytes,
-            wills=len(self._wills),
-            will_bytes=self._wills.size_bytes,
+            wills=len(self.wills),
+            will_bytes=self.wills.size_bytes,
             catch_up_slices=self._catch_up.slices,
             state_left_out=len(self._faults),
         )
@@ -476,8 +474,8 @@ class Broker:
             self.publisher.route(client, will.topic)
         except PublishRefusedError as error:
             raise RefusedError(error.reason_code, f"its will: {error.what}") from error
-        if not self._wills.has_room(will):
-            raise RefusedError(ReasonCode.QUOTA_EXCEEDED, f"all wills together take {self._wills.size_bytes} bytes")
+        if not self.wills.has_room(will):
+            raise RefusedError(ReasonCode.QUOTA_EXCEEDED, f"all wills together take {self.wills.size_bytes} bytes")
         return will
 
     def _new_session(self, connect: Connect, client_id: str) -> MqttSession:
@@ -503,13 +501,19 @@ class Broker:
         return min(expiry_s, round(self._settings.max_session_expiry_s))
 
     def _replace_will(self, client_id: str, will: KeptWill | None) -> list[Row]:
-        before = _rows(self._wills.discard(client_id))  # one that waited: the client is back in time [MQTT5-3.1.3-9]
-        return before if will is None else [self._wills.keep(will)]
+        before = _rows(self.wills.discard(client_id))  # one that waited: the client is back in time [MQTT5-3.1.3-9]
+        return before if will is None else [self.wills.keep(will)]
 
     def _expire_later(self, session: MqttSession) -> None:
         due_ms = session.expires_ms()
-        if due_ms is not None:
-            heapq.heappush(self._expiring, (due_ms, session.client_id))
+        if due_ms is None:
+            return
+        heapq.heappush(self._expiring, (due_ms, session.client_id))
+        if len(self._expiring) > 2 * len(self.sessions) + _SPARE_EXPIRIES:  # those of clients that came back
+            self._expiring = [
+                (due_ms, one.client_id) for one in self.sessions.values() if (due_ms := one.expires_ms()) is not None
+            ]
+            heapq.heapify(self._expiring)
 
     def _share_out(self, session: MqttSession) -> None:
         """Messages of shared subscriptions that a session did not get go to other members [MQTT5-4.8.2-5]."""
@@ -522,6 +526,9 @@ class Broker:
 
     def _overflowed(self, session: MqttSession) -> None:
         """A session has more to get than it may: it ends, and its client is told so, now or when it comes back."""
+        if session in self._overflowing:
+            return
+        self._overflowing.add(session)
         self.counters.sessions_overflowed += 1
         self.lines.warning(
             "session ended",
@@ -529,7 +536,11 @@ class Broker:
             where=f"client {session.client_id!r}",
             mend="read faster, subscribe to less, or raise mqtt.max_queued_messages",
         )
-        self.sender.later(lambda: self._end_with_connection(session, OVERFLOWED, ReasonCode.QUOTA_EXCEEDED))
+        self.sender.later(lambda: self._end_overflowed(session))
+
+    def _end_overflowed(self, session: MqttSession) -> None:
+        self._overflowing.discard(session)
+        self._end_with_connection(session, OVERFLOWED, ReasonCode.QUOTA_EXCEEDED)
 
     def _behind_the_log(self, session: MqttSession, lost: int) -> None:
         """Messages that a session had still to get have expired from the log: it ends honestly."""

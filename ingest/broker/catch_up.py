@@ -21,6 +21,7 @@ from typing import Final
 from commitlog.base import LogReader, Record, Slice
 from commitlog.gaps import EXPIRED
 from core.errors import HeadraceError
+from core.logs import LimitedLog
 from core.threads import Worker
 from ingest.broker.session import MqttSession
 
@@ -54,8 +55,9 @@ class _Cursor:
 class CatchUp:
     """Reads for all sessions that are behind. Used on the event loop, but for `_read`."""
 
-    def __init__(self, worker: Worker, open_reader: Callable[[], LogReader]) -> None:
+    def __init__(self, worker: Worker, open_reader: Callable[[], LogReader], lines: LimitedLog) -> None:
         """`open_reader` is called in the worker's thread, once."""
+        self._lines = lines
         self._worker = worker
         self._open_reader = open_reader
         self._reader: LogReader | None = None
@@ -151,6 +153,13 @@ class CatchUp:
                 cursors[topic, partition] = _Cursor(iter(result.records), None, result.next_offset, _expired(result))
                 resume(session)
                 return
+        else:
+            self._lines.warning(
+                "subscriber waits",
+                what=f"the log cannot be read: {result}",
+                where=f"{topic}-{partition} at offset {offset}",
+                mend="it is tried again until it can be",
+            )
         # At the end of what is readable (or the disk does not answer): the next flush brings it.
         self._resume[session] = resume
         self._loop.call_later(_NOT_YET_S, self._again, session)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -20,8 +21,8 @@ class Retaining:
         self._log = log
         self._retained = retained
         self._staged: dict[str, RetainedMessage | None] = {}
-        self._in_flight = False
-        self._settled: list[Callable[[], None]] = []
+        self._waiting: list[Callable[[], None]] = []  # for what is open
+        self._in_flight: deque[list[Callable[[], None]]] = deque()  # for the commits under way, the oldest first
         self.refused = 0
         """Messages that were taken and delivered, and not retained since there was no room."""
         log.before_commit(self._prepare)
@@ -65,7 +66,8 @@ class Retaining:
             else:
                 self.refused += 1
                 del staged[topic]
-        self._in_flight = True
+        waiting, self._waiting = self._waiting, []
+        self._in_flight.append(waiting)
         self._log.join(self, staged)
 
     def when_settled(self, call: Callable[[], None]) -> None:
@@ -74,8 +76,10 @@ class Retaining:
         Otherwise somebody who subscribes between a publish and its commit would get it neither as a message nor as
         what is retained.
         """
-        if self._staged or self._in_flight:
-            self._settled.append(call)
+        if self._staged:
+            self._waiting.append(call)
+        elif self._in_flight:
+            self._in_flight[-1].append(call)
         else:
             call()
 
@@ -87,11 +91,8 @@ class Retaining:
                 self._retained.remove(topic)
             else:
                 self._retained.set(message)
-        self._in_flight = False
-        if not self._staged:
-            settled, self._settled = self._settled, []
-            for call in settled:
-                call()
+        for call in self._in_flight.popleft():
+            call()
 
     def failed(self, token: Any) -> None:
         """See `Waiter.failed`: nothing has changed."""

@@ -116,11 +116,7 @@ class Sender:
     def hand_over(self, places: Sequence[tuple[Kind, int]]) -> None:
         """Queue messages of shared subscriptions, whose session has ended, for whoever has the next turn."""
         for kind, offset in places:
-            member = self._fan_out.next_of(kind.group or "")
-            if member is not None:
-                self._fan_out.hand_over(member, kind, offset)
-                member.keeps_up = False
-                self.soon(member)
+            self._fan_out.hand_over(kind, offset)
 
     def released(self, session: MqttSession, packet_ids: Sequence[int]) -> None:
         """It is durable that these were received: PUBREL [MQTT-4.3.3-1]."""
@@ -215,8 +211,10 @@ class Sender:
         """The PUBLISH; None if the message has expired [MQTT5-3.3.2-5]."""
         left_s = self._left_s(properties, received_ms)
         if left_s is not None and left_s <= 0:
-            self._counters.expired += 1
-            return None
+            if not again or kind.qos != 2:
+                self._counters.expired += 1
+                return None
+            left_s = 0  # the client may have it already, and the exchange goes on [MQTT5-4.3.3-7]
         return encode_packet(
             Publish(
                 topic=topic,

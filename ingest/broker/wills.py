@@ -22,6 +22,7 @@ from wire.mqtt.property_codec import PUBLISH as PUBLISH_PROPERTIES
 WILLS: Final = "mqtt.wills"
 MAX_WILL_BYTES: Final = 64 << 20  # of all wills: a thousand of the greatest size, a million usual ones
 _OVERHEAD_BYTES: Final = 200
+_SPARE_DUE: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +87,9 @@ class Wills:
         self.size_bytes += will.size_bytes
         if will.due_ms is not None:
             heapq.heappush(self._due, (will.due_ms, will.client_id))
+            if len(self._due) > 2 * len(self._wills) + _SPARE_DUE:  # those of clients that came back in time
+                self._due = [(one.due_ms, one.client_id) for one in self._wills.values() if one.due_ms is not None]
+                heapq.heapify(self._due)
         return WILLS, will.client_id, _row(will)
 
     def discard(self, client_id: str) -> Row | None:

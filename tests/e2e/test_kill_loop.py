@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.loads import compile_loader
+from benchmarks.loader import compile_loader
 from commitlog.check import check_log
 from commitlog.gaps import LEFT_OUT
 from commitlog.report import read_report

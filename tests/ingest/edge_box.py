@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -73,6 +74,19 @@ class _GatedFile:
         self._file.sync()
 
 
+class ShiftedClock(SystemClock):
+    """The system's clocks, ahead by as much as the test says: both of them, as if so much time had passed."""
+
+    def __init__(self) -> None:
+        self.shift_ms = 0
+
+    def time_ms(self) -> int:
+        return super().time_ms() + self.shift_ms
+
+    def monotonic_ms(self) -> int:
+        return super().monotonic_ms() + self.shift_ms
+
+
 class EdgeBox:
     """What a test asks of the edge."""
 
@@ -81,18 +95,38 @@ class EdgeBox:
         data_dir: Path,
         log: EmbeddedLog,
         storage: GatedStorage,
+        clock: ShiftedClock,
         sessions: Sessions,
+        broker: Broker,
         mqtt: MqttListener,
         tcp: TcpListener,
     ) -> None:
         self.data_dir = data_dir
         self.log = log
         self.storage = storage
+        self.clock = clock
         self.sessions = sessions
+        self.broker = broker
         self.mqtt = mqtt
         self.tcp = tcp
         self.mqtt_port = self.tcp_port = self.websocket_port = 0
         self.failures: list[Exception] = []
+
+    def connection(self, client_id: str) -> Any:
+        """The open MQTT connection of a client."""
+        connection = self.broker.sessions[client_id].connection
+        assert connection is not None, f"{client_id} is away"
+        return connection
+
+    def pass_time(self, seconds: float) -> None:
+        """So much time has passed, and the second in which the MQTT server looks at it."""
+        self.clock.shift_ms += round(seconds * 1000)
+        self.broker.tick()
+
+    def kill(self, data_dir: Path) -> Path:
+        """What kill -9 at this moment would leave of the data directory, as a directory of its own."""
+        shutil.copytree(self.data_dir, data_dir, ignore=shutil.ignore_patterns("run"))
+        return data_dir
 
     async def records(self, topic: str, count: int) -> list[Record]:
         """The first `count` records of a topic, once they are readable; in partition order."""
@@ -139,14 +173,15 @@ async def edge_box(
     log_settings: LogSettings = FAST_LOG,
     admission: Admission | None = None,
     max_devices: int = MAX_DEVICES,
+    shift_ms: int = 0,
 ) -> AsyncIterator[EdgeBox]:
-    """An edge that listens on free ports, closed in order at the end."""
+    """An edge that listens on free ports, closed in order at the end. `shift_ms`: how far its clocks are ahead."""
     storage = GatedStorage()
+    clock = ShiftedClock()
+    clock.shift_ms = shift_ms
     failures: list[Exception] = []
     router = Router(routes)
-    log = await EmbeddedLog.open(
-        data_dir, log_settings, clock=SystemClock(), storage=storage, on_failure=failures.append
-    )
+    log = await EmbeddedLog.open(data_dir, log_settings, clock=clock, storage=storage, on_failure=failures.append)
     for topic in sorted({EVENTS_TOPIC, "telemetry", *router.topics}):
         await log.create_topic(topic)
     sessions = Sessions(log, log.boot_id, max_devices=max_devices)
@@ -156,7 +191,7 @@ async def edge_box(
     broker = Broker(log, router, refusals, mqtt_settings, reading=reading, open_reader=lambda: FileLogReader(data_dir))
     mqtt_listener = MqttListener(mqtt_settings, log, broker, sessions, admission=admission)
     tcp_listener = TcpListener(tcp or TcpSettings(), log, sessions, admission=admission)
-    box = EdgeBox(data_dir, log, storage, sessions, mqtt_listener, tcp_listener)
+    box = EdgeBox(data_dir, log, storage, clock, sessions, broker, mqtt_listener, tcp_listener)
     box.failures = failures
     sessions.edge_started()
     box.mqtt_port = await mqtt_listener.start("127.0.0.1", "auto")
@@ -189,7 +224,7 @@ class Client:
         self._writer = writer
 
     @classmethod
-    async def connect(cls, port: int) -> Client:
+    async def connect(cls, port: int) -> Self:
         client = cls(*await asyncio.open_connection("127.0.0.1", port))
         _clients.append(client)
         return client
@@ -223,6 +258,14 @@ class Client:
         for _ in range(20):
             await asyncio.sleep(0)
         return not self._reader._buffer  # type: ignore[attr-defined]  # a read with a timeout would have to wait
+
+    def stop_reading(self) -> None:
+        """Leave what comes from now on in the socket."""
+        self._writer.transport.pause_reading()  # type: ignore[attr-defined]
+
+    def read_on(self) -> None:
+        """Read again."""
+        self._writer.transport.resume_reading()  # type: ignore[attr-defined]
 
     def end(self) -> None:
         """Send nothing more, but go on reading."""

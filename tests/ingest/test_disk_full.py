@@ -121,7 +121,7 @@ async def test_a_will_is_dropped_and_counted(box: Box) -> None:
     client = await Client.mqtt(box.edge.mqtt_port, "c", will=Will(topic="devices/d/x", payload=b"gone"))
     await box.fill()
     client.abort()
-    await wait_until_async(lambda: box.edge.mqtt.counters.dropped["disk full"] == 1)
+    await wait_until_async(lambda: box.edge.broker.counters.wills_dropped == 1)
     await box.free()
     assert box.values() == []
 

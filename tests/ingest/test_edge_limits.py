@@ -92,8 +92,7 @@ async def test_wills_of_a_fleet_that_vanishes_at_once_fit_the_journal(tmp_path: 
         box.storage.gate.set()
         assert len(await box.records("telemetry", 80)) == 80
         assert not box.failures
-        assert box.mqtt.will_bytes == box.mqtt.topic_memory_bytes == 0
-        await box.events(160)
+        assert box.broker.wills.size_bytes == box.mqtt.topic_memory_bytes == 0
 
 
 async def test_devices_of_gateways_that_vanish_at_once_fit_the_journal(tmp_path: Path) -> None:
@@ -150,8 +149,8 @@ async def test_an_mqtt_topic_that_a_route_repeats_without_measure_is_refused(tmp
         assert await client.read(4) == b"\x40\x02\x00\x01"
         client.send(publish(b"2", 2, topic="p/" + "t" * 60_000))
         assert await client.rest() == b""
-        assert box.mqtt.counters.refused_connections == {"topic-refused": 1}
-        await wait_until_async(lambda: box.mqtt.counters.dropped == {"topic-refused": 1}, describe="the will")
+        assert box.mqtt.counters.refused_connections == {"publish-refused": 1}
+        await wait_until_async(lambda: box.broker.counters.wills_dropped == 1, describe="the will")
         assert not box.failures
 
 
@@ -174,7 +173,7 @@ async def test_the_largest_reading_that_settings_allow_fits_the_smallest_journal
 async def test_silence_is_not_a_clients_while_nobody_reads_from_it(tmp_path: Path) -> None:
     async with edge_box(tmp_path) as box:
         await congest(box)
-        connection = box.mqtt.clients["flood"]
+        connection = box.connection("flood")
         connection._limit_s = 2
         for _ in range(10):
             connection.tick()
@@ -226,16 +225,15 @@ async def test_unfinished_packets_are_bounded_together(tmp_path: Path, monkeypat
         assert await small.read(4) == b"\x40\x02\x00\x01"
 
 
-async def test_wills_are_bounded_together_mqtt_3_2_2_3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ingest.mqtt.MAX_WILL_BYTES", 1000)
+async def test_wills_are_bounded_together_mqtt_3_2_2_3(tmp_path: Path) -> None:
     will = Will(topic="devices/d/will", payload=b"w" * 600, qos=1, retain=False)
-    async with edge_box(tmp_path) as box:
+    async with edge_box(tmp_path, mqtt=MqttSettings(max_will_size="1KB")) as box:
         first = await Client.mqtt(box.mqtt_port, "c1", will=will)
         second = await Client.connect(box.mqtt_port)
         second.send(encode_connect(Connect(client_id="c2", will=will)))
         assert await second.rest() == b"\x20\x02\x00\x03"
         await first.close()
-        await wait_until_async(lambda: not box.mqtt.will_bytes)
+        await wait_until_async(lambda: not box.broker.wills.size_bytes)
         await Client.mqtt(box.mqtt_port, "c3", will=will)
 
 

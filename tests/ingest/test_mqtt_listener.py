@@ -150,7 +150,7 @@ async def test_edge_started_stands_in_every_partition(tmp_path: Path) -> None:
         (b"\x00" * 64, "malformed"),
         (publish(), "protocol"),
         (encode_connect(Connect(client_id="x")) + b"\x32\xff\xff\xff\x7f", "too-large"),
-        (encode_connect(Connect(client_id="x")) + b"\x34\x07\x00\x03a/b\x00\x01", "not-offered"),
+        (encode_connect(Connect(client_id="x")) + b"\x36\x07\x00\x03a/b\x00\x01", "malformed"),
         (encode_connect(Connect(client_id="x")) + b"\x30\x05\x00\x03\xff\xfeb", "malformed"),
     ],
     ids=[
@@ -158,7 +158,7 @@ async def test_edge_started_stands_in_every_partition(tmp_path: Path) -> None:
         "zeros",
         "publish-first-MQTT-3.1.0-1",
         "256MB-announced-MQTT-2.2.3",
-        "qos2-MQTT-4.3.3",
+        "qos3-MQTT-3.3.1-4",
         "utf8-MQTT-1.5.3-1",
     ],
 )
@@ -177,17 +177,18 @@ async def test_bad_input_closes_only_its_own_connection_and_is_counted(
 
 async def test_other_protocol_levels_are_answered_then_closed_mqtt_3_1_2_2(tmp_path: Path) -> None:
     async with edge_box(tmp_path) as box:
-        client = await Client.connect(box.mqtt_port)
-        client.send(b"\x10\x0e\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x01c")
-        assert await client.rest() == b"\x20\x02\x00\x01"
+        for level, answer in ((3, b"\x20\x02\x00\x01"), (6, b"\x20\x03\x00\x84\x00")):
+            client = await Client.connect(box.mqtt_port)
+            client.send(b"\x10\x0d\x00\x04MQTT" + bytes([level]) + b"\x02\x00\x3c\x00\x01c")
+            assert await client.rest() == answer
 
 
-async def test_subscriptions_are_refused_per_filter_mqtt_3_9_3(tmp_path: Path) -> None:
-    async with edge_box(tmp_path) as box:
+async def test_subscriptions_are_refused_per_filter_mqtt_3_9_3_1(tmp_path: Path) -> None:
+    async with edge_box(tmp_path, mqtt=MqttSettings(refuse_subscribe=["a/#"])) as box:
         client = await Client.mqtt(box.mqtt_port, "c1")
         wanted = (TopicSubscription(filter="#", qos=1), TopicSubscription(filter="a/+", qos=0))
         client.send(encode_subscribe(Subscribe(packet_id=9, subscriptions=wanted)))
-        assert await client.read(6) == b"\x90\x04\x00\x09\x80\x80"
+        assert await client.read(6) == b"\x90\x04\x00\x09\x01\x80"
 
 
 async def test_too_many_connections_are_closed_at_once(tmp_path: Path) -> None:
@@ -203,7 +204,7 @@ async def test_too_many_connections_are_closed_at_once(tmp_path: Path) -> None:
 async def test_silence_beyond_the_keep_alive_ends_the_connection_mqtt_3_1_2_24(tmp_path: Path) -> None:
     async with edge_box(tmp_path) as box:
         client = await Client.mqtt(box.mqtt_port, "c1", keep_alive_s=2)
-        connection = box.mqtt.clients["c1"]
+        connection = box.connection("c1")
         ticks = 0
         while not connection.transport.is_closing():
             connection.tick()  # stands for a second each

@@ -262,11 +262,10 @@ PUBREL: Final = b"b\x02\x12\x34"  # its first byte is a letter that a topic coul
 def test_a_known_topic_excuses_nothing(data: bytes, clause: str, last_topic: str) -> None:
     level = LEVEL_5 if clause.startswith("MQTT5") else LEVEL_3_1_1
 
-    def known(topic: str) -> bytes:
-        qos = data[0] >> 1 & 3
-        return encode_packet(publish(9, topic, qos=qos), level)
+    def known(packet_id: int, topic: str) -> bytes:
+        return encode_packet(publish(packet_id, topic, qos=data[0] >> 1 & 3), level)
 
-    stream = CONNECTS[level] + known("a/b") + known("a/b") + known(last_topic) + data + known("a/b")
+    stream = CONNECTS[level] + known(7, "a/b") + known(8, "a/b") + known(9, last_topic) + data + known(10, "a/b")
     shell = Shell().play([stream])
     assert shell.failed_with()[0] == clause
     assert [record.topic for record in shell.records] == ["a/b", "a/b", last_topic]

@@ -102,7 +102,7 @@ def at_level(packet_type: PacketType, level: int) -> bytes:
 # -- every packet type in every state
 
 
-@both("3.1.0-1", "3.1.0-1")
+@both("3.1.0-1", "3.1.0-1 3.14.0-1")
 @pytest.mark.parametrize("packet_type", [kind for kind in PACKETS if kind is not PacketType.CONNECT])
 def test_nothing_but_a_connect_comes_first(packet_type: PacketType, level: int) -> None:
     data = at_level(packet_type, level)
@@ -116,7 +116,7 @@ def test_an_http_request_is_refused_at_its_first_bytes() -> None:
     assert Shell().play([b"GET / HTTP/1.1\r\n"]).failed_with()[0] == "MQTT-2.2.2-2"
 
 
-@both("3.1.0-2 2.2.2-2", "3.1.0-2 4.13.1-1")
+@both("3.1.0-2", "3.1.0-2 3.2.0-2 4.13.1-1")
 @pytest.mark.parametrize("packet_type", PACKETS)
 def test_what_a_connected_client_may_send(packet_type: PacketType, level: int) -> None:
     shell = Shell().play([CONNECTS[level] + PUBLISH_OF[level] + at_level(packet_type, level)])
@@ -129,7 +129,7 @@ def test_what_a_connected_client_may_send(packet_type: PacketType, level: int) -
     assert shell.out == CONNACKS[level] + goodbye
 
 
-@both("4.8.0-1", "4.13.1-1")
+@both("4.8.0-1", "4.13.1-1 4.13.2-1")
 @pytest.mark.parametrize("packet_type", PACKETS)
 def test_a_failed_connection_takes_nothing(packet_type: PacketType, level: int) -> None:
     shell = Shell().play([CONNECTS[level] + PUBLISH_OF[level] + b"\x00"])
@@ -465,7 +465,7 @@ AUTHS: Final = [
 
 
 @pytest.mark.parametrize("auth", AUTHS, ids=["success", "continue", "again"])
-def test_mqtt5_4_12_0_7_mqtt5_4_12_1_2_auth_without_a_method_closes(auth: Auth) -> None:
+def test_mqtt5_4_12_0_6_mqtt5_4_12_0_7_mqtt5_4_12_1_2_auth_without_a_method_closes(auth: Auth) -> None:
     """No connection is open on a method, so an AUTH of a client breaks the protocol whatever it says."""
     shell = connected(LEVEL_5, auth)
     assert shell.failed_with() == ("MQTT5-4.12.0-7", ReasonCode.PROTOCOL_ERROR)

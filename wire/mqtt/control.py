@@ -125,7 +125,7 @@ class ControlPackets:
 
         Not before an accepting CONNACK [MQTT5-3.14.0-1].
         """
-        if self.level == LEVEL_5 and self._state is State.CONNECTED:
+        if self.level == LEVEL_5 and self._state is State.CONNECTED and not error.told_at_the_end:
             self.out += encode_packet(Disconnect(reason_code=error.reason_code), LEVEL_5)
 
     def _refuse_more(self, data: bytes) -> None:

@@ -27,6 +27,8 @@ class ProtocolError(HeadraceError):
     http_status = 400
     reason: ClassVar[str] = "protocol"
     usual_reason_code: ClassVar[ReasonCode] = ReasonCode.PROTOCOL_ERROR
+    told_at_the_end: ClassVar[bool] = False
+    """The shell sends the DISCONNECT: answers come before it, and nothing may behind it [MQTT5-3.14.4-1]."""
 
     def __init__(
         self,

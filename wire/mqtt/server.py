@@ -185,7 +185,7 @@ class ServerConnection(Publishes):
                 if head & 6:
                     packet_id = data[start : start + 2]
                     start += 2
-                    if start > end or packet_id == _NO_PACKET_ID:
+                    if packet_id == _NO_PACKET_ID:  # what is not in the packet at all is found below
                         self._refuse_publish(data[at:end], body - at)
                     if properties_size:
                         if data.startswith(properties, start):

@@ -1,4 +1,4 @@
-"""A message and its places are one commit: to more durable sessions than a commit holds it is refused, not half queued."""
+"""A message and its places are one commit: what no commit holds is refused, not half queued."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ from appliance.demo_figures import DemoFigures, EdgeFigures, between, edge_figur
 from appliance.demo_proof import Proof, example_command, prove, run_example
 from appliance.demo_screen import DemoScreen, welcome
 from appliance.fleet import FleetFile
-from appliance.settings import LISTENERS, Settings, load_settings
+from appliance.settings import LISTENERS, Settings, listening_ports, load_settings
 from appliance.supervisor import Supervisor, children_of, open_for
 from commitlog.reader import FileLogReader
 from commitlog.remote import RemoteLog
@@ -89,23 +89,22 @@ def check_settings(settings: Settings) -> None:
 
 def check_ports(settings: Settings) -> None:
     """Refuse ports that somebody else has, naming the setting. Raises PortTakenError."""
-    for name in LISTENERS:
-        section = getattr(settings, name)
-        if section.port in (0, "auto"):
+    for at in listening_ports(settings):
+        if at.port == "auto":
             continue
-        family = socket.AF_INET6 if ":" in section.host else socket.AF_INET
+        family = socket.AF_INET6 if ":" in at.host else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((section.host, section.port))
+                probe.bind((at.host, at.port))
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     continue  # whatever else is wrong with the address, the listener itself says it better
                 raise PortTakenError(
-                    f"port {section.port} on {section.host} is already in use",
-                    where=f"{name}.port",
-                    mend=f"--set {name}.port={section.port + 1 if section.port < 65535 else 1024}, "
-                    f"or --set {name}.port=auto for any free one",
+                    f"port {at.port} on {at.host} is already in use",
+                    where=at.setting,
+                    mend=f"--set {at.setting}={at.port + 1 if at.port < 65535 else 1024}, "
+                    f"or --set {at.setting}=auto for any free one",
                 ) from error
 
 

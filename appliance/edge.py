@@ -12,13 +12,14 @@ import asyncio
 import contextlib
 import errno
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import structlog
 
 from appliance.edge_metrics import EdgeCollector, metrics_text
 from appliance.process import announce_ready, child_main
-from appliance.settings import Settings
+from appliance.settings import MQTT_WEBSOCKET, Settings, listening_ports
 from commitlog.durability import Durability
 from commitlog.embedded import EmbeddedLog
 from commitlog.reader import FileLogReader
@@ -146,7 +147,18 @@ class Edge:
             publish_port(run_dir, name, port)
             if port:
                 _log.info("listening", protocol=name, host=address.host, port=port)
+        await self._let_in_otherwise(run_dir)
         background(self._roller.run(), "roller", self._tasks)
+
+    async def _let_in_otherwise(self, run_dir: Path) -> None:
+        """The other transports of the MQTT listener."""
+        mqtt = self._settings.mqtt
+        port = 0 if mqtt.websocket == 0 else await self._mqtt.start_websocket(mqtt.host, mqtt.websocket)
+        publish_port(run_dir, MQTT_WEBSOCKET, port)
+        if port:
+            _log.info("listening", protocol="mqtt over websocket", host=mqtt.host, port=port)
+        if await self._mqtt.start_unix():
+            _log.info("listening", protocol="mqtt", path=str(mqtt.unix_socket))
 
     async def _end(self) -> None:
         for task in list(self._tasks):
@@ -195,8 +207,9 @@ def _share_files(settings: Settings) -> FileShare:
     connections = settings.mqtt.max_connections + settings.tcp.max_connections
     # A partition has three files open: segment and two indexes.
     log_files = 3 * settings.log.max_topics * max(settings.log.partitions, 8)
-    wanted = files_wanted(connections, log_files=log_files, listeners=2)
-    share = share_files(allow_files(wanted), log_files=log_files, listeners=2)
+    listeners = sum(port.name != "http" for port in listening_ports(settings)) + (settings.mqtt.unix_socket is not None)
+    wanted = files_wanted(connections, log_files=log_files, listeners=listeners)
+    share = share_files(allow_files(wanted), log_files=log_files, listeners=listeners)
     if share.connections < max(settings.mqtt.max_connections, settings.tcp.max_connections):
         _log.warning(
             "fewer connections than configured",

@@ -37,12 +37,14 @@ from commitlog.settings import LogSettings, TopicSettings
 from core.errors import ConfigError
 from core.settings import Section
 from ingest.routing import Route
-from ingest.settings import DEFAULT_ROUTES, MqttSettings, RouteSettings, TcpSettings
+from ingest.settings import DEFAULT_ROUTES, MqttSettings, Port, RouteSettings, TcpSettings
 from retention.settings import RetentionSettings
 from sink.settings import SinkSettings
 
 LISTENERS: Final = ("mqtt", "tcp", "http")
 """Sections with a host and a port."""
+MQTT_WEBSOCKET: Final = "mqtt_ws"
+"""The name under which the MQTT listener's port for WebSocket is published."""
 
 
 class LoggingSettings(Section):
@@ -116,6 +118,36 @@ class LoadedSettings:
     origins: Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListeningPort:
+    """A port that is to be listened on. `name` is the one under which it is published in `ports.json`."""
+
+    name: str
+    section: str
+    key: str
+    host: str
+    port: Port
+
+    @property
+    def setting(self) -> str:
+        """The setting's dotted name."""
+        return f"{self.section}.{self.key}"
+
+
+def listening_ports(settings: Settings) -> Sequence[ListeningPort]:
+    """Every port that these settings switch on."""
+    sections = [(name, getattr(settings, name)) for name in LISTENERS]
+    ports = [
+        ListeningPort(name=name, section=name, key="port", host=section.host, port=section.port)
+        for name, section in sections
+    ]
+    mqtt = settings.mqtt
+    ports.append(
+        ListeningPort(name=MQTT_WEBSOCKET, section="mqtt", key="websocket_port", host=mqtt.host, port=mqtt.websocket)
+    )
+    return [port for port in ports if port.port != 0]
+
+
 def load_settings(
     config: Path | None = None,
     data_dir: Path | None = None,
@@ -160,10 +192,11 @@ def _bad_combinations(settings: Settings, found: Collected) -> Iterator[Problem]
     yield from _repeated(found, "routes", "filter", [route.filter for route in settings.routes])
     yield from _repeated(found, "topics", "name", [topic.name for topic in settings.topics])
     yield from _larger_than_a_commit(settings, found)
-    listening = [name for name in LISTENERS if getattr(settings, name).port != 0]
+    ports = listening_ports(settings)
     if not settings.security.allow_anonymous_network:
-        yield from (problem for name in listening for problem in _open_to_network(name, settings, found))
-    yield from _same_port(listening, settings, found)
+        for name in dict.fromkeys(port.section for port in ports):
+            yield from _open_to_network(name, settings, found)
+    yield from _same_port(ports, found)
 
 
 def _routes_that_cannot_work(settings: Settings, found: Collected) -> Iterator[Problem]:
@@ -211,15 +244,14 @@ def _open_to_network(name: str, settings: Settings, found: Collected) -> Iterato
         )
 
 
-def _same_port(listening: Sequence[str], settings: Settings, found: Collected) -> Iterator[Problem]:
+def _same_port(ports: Sequence[ListeningPort], found: Collected) -> Iterator[Problem]:
     taken: dict[int, str] = {}
-    for name in listening:
-        port = getattr(settings, name).port
-        if isinstance(port, int) and (other := taken.setdefault(port, name)) != name:
+    for at in ports:
+        if isinstance(at.port, int) and (other := taken.setdefault(at.port, at.setting)) != at.setting:
             yield Problem(
-                what=f"{name}.port and {other}.port are both {port}",
-                where=_where(found, (name, "port")),
-                mend=f"give {name}.port another number, or `auto` for any free one",
+                what=f"{at.setting} and {other} are both {at.port}",
+                where=_where(found, (at.section, at.key)),
+                mend=f"give {at.setting} another number, or `auto` for any free one",
             )
 
 

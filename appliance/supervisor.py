@@ -28,12 +28,13 @@ import structlog
 from appliance.child import ChildProcess, ChildSpec, end_children, module_spec, start_child
 from appliance.datadir import DataDir, open_data_dir
 from appliance.restarts import GiveUp, Restart, RestartPolicy, RestartRule, describe_exit, shell_exit_code
-from appliance.settings import LISTENERS, Settings
+from appliance.settings import Settings, listening_ports
 from core.channel import ChannelClient
 from core.clock import Clock, SystemClock
 from core.errors import DataDirError, HeadraceError, PortTakenError
 from core.logs import configure_logs
 from core.ports import forget_ports, read_ports
+from ingest.settings import Port
 
 SLOW_START_S: Final = 10.0  # after this long a person wonders; recovery of a big log may well take longer
 START_FAILED: Final = 127  # what a shell says when it cannot start a command
@@ -86,13 +87,13 @@ def children_of(settings: Settings) -> Sequence[ChildSpec]:
 
 def with_ports(settings: Settings, ports: Mapping[str, int]) -> Settings:
     """The settings with `auto` ports fixed to what they became: a child that is started again must be found again."""
-    sections = {name: getattr(settings, name) for name in LISTENERS if name in ports}
-    fixed = {
-        name: section.model_copy(update={"port": ports[name]})
-        for name, section in sections.items()
-        if section.port == "auto"
-    }
-    return settings.model_copy(update=fixed)
+    fixed: dict[str, dict[str, Port]] = {}
+    for at in listening_ports(settings):
+        if at.port == "auto":  # one that follows another stays `auto`, also when that one is a number now
+            fixed.setdefault(at.section, {})[at.key] = ports.get(at.name, "auto")
+    return settings.model_copy(
+        update={name: getattr(settings, name).model_copy(update=update) for name, update in fixed.items()}
+    )
 
 
 async def _run_until_signal(settings: Settings, data_dir: DataDir) -> int:

@@ -39,6 +39,7 @@ from commitlog.settings import LogSettings
 from core.errors import BadRequestError
 
 _QUOTAS: Final = 64  # batches that begin in one piece at least, before it is cut
+_RESERVERS: Final = 3  # calls of `reserve` that one record may follow: for queues, what is retained, a packet id
 _LEAST_QUOTA_BYTES: Final = 512  # below that, the frames of the batches would take more room than the records
 
 
@@ -86,6 +87,7 @@ class OpenCommit:
         self._changes: list[Change] = []
         self._changes_bytes = 0
         self._preparers: list[Callable[[], None]] = []
+        self._reserved_last: deque[int] = deque(maxlen=_RESERVERS)
 
     @property
     def empty(self) -> bool:
@@ -107,7 +109,7 @@ class OpenCommit:
                     f"{size_bytes} bytes in one record, a commit holds {self._limit_bytes}",
                     mend="raise log.journal_size",
                 )
-            self._cut()
+            self._cut_before_record()
         self._left_bytes -= size_bytes
         self._opened[partition] = None
 
@@ -123,7 +125,8 @@ class OpenCommit:
     def reserve(self, size_bytes: int) -> None:
         """Count changes of at most so many bytes that are still to come, at the latest from `prepare_by`.
 
-        What was appended before may be cut off. Raises BadRequestError for what no commit holds.
+        They belong to the record that is appended next, and stay counted where that record makes a cut. What was
+        appended before may be cut off. Raises BadRequestError for what no commit holds.
         """
         if size_bytes > self._left_bytes and not self._whole:
             if size_bytes > self._limit_bytes:
@@ -131,9 +134,10 @@ class OpenCommit:
                     f"{size_bytes} bytes in changes of tables, a commit holds {self._limit_bytes}",
                     mend="raise log.journal_size",
                 )
-            self._cut()
+            self._cut_before_record()
         self._left_bytes -= size_bytes
         self._changes_bytes += size_bytes
+        self._reserved_last.append(size_bytes)
 
     def prepare_by(self, prepare: Callable[[], None]) -> None:
         """Have `prepare()` called each time before the open end is closed, by a cut or by a commit.
@@ -200,6 +204,16 @@ class OpenCommit:
         return batches
 
     # -- cutting
+
+    def _cut_before_record(self) -> None:
+        """Cut; what was reserved for the record to come is counted again, for its changes come with it.
+
+        Which reservations are its own is not known. The last few are at least those: more is counted than comes.
+        """
+        self._cut()
+        reserved_bytes = sum(self._reserved_last)
+        self._left_bytes -= reserved_bytes
+        self._changes_bytes += reserved_bytes
 
     def _cut(self) -> None:
         self._unflushed.update(self._opened)

@@ -11,20 +11,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import socket
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, Protocol
 
 import structlog
 
 from commitlog.base import Appender
 from commitlog.durability import Durability, DurabilityName
-from core.errors import ConfigError, PortTakenError
 from core.logs import LimitedLog
 from ingest.counters import ListenerCounters
+from ingest.endpoints import first_port, peer_name, remove_unix_socket, tcp_sockets, unix_socket
 from ingest.limits import MAX_UNFINISHED_BYTES, Admission
 from ingest.sessions import Sessions
 
@@ -36,26 +35,52 @@ _HOLD_BYTES: Final = MAX_STASHED_BYTES // 2  # at which nobody is read from any 
 _REFUSALS_PER_SLICE: Final = 10  # connections ended for the full disk in 100 ms: 100 a second, whatever the fleet does
 DISK_FULL: Final = "disk full"
 _WRITE_HIGH_WATER_BYTES: Final = 64 << 10  # acknowledgements a client may leave unread before it is not read from
+_CLOSING_S: Final = 10  # a closing connection waits so long for a client that does not take what was written to it
+
+
+class Carrier(Protocol):
+    """What carries a connection's bytes in frames of its own (WebSocket), where it is not the socket itself."""
+
+    @property
+    def unfinished_size_bytes(self) -> int:
+        """Bytes kept of a frame that is not whole yet."""
+
+    @property
+    def unfinished(self) -> object | None:
+        """Which frame that is: the same object for as long as it is the same frame; None if there is none."""
 
 
 class Connection(asyncio.Protocol):
     """One client's connection: reads only while the log and the client keep up."""
 
-    __slots__ = ("_refused", "_stashed", "_unread", "heard", "listener", "reason", "transport")
+    __slots__ = (
+        "_closing_s",
+        "_refused",
+        "_stashed",
+        "_unread",
+        "among",
+        "carrier",
+        "heard",
+        "listener",
+        "reason",
+        "transport",
+    )
 
     def __init__(self, listener: Listener) -> None:
         self.listener = listener
         self.transport: Any = None
         self.heard = True
         self.reason = ""
+        self.carrier: Carrier | None = None
+        self.among: set[Connection] | None = None  # the listener's set that it is in, once admitted
         self._unread = self._refused = False
         self._stashed = b""
+        self._closing_s = 0
 
     @property
     def peer(self) -> str:
         """The client's address."""
-        name = self.transport.get_extra_info("peername")
-        return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else str(name or "unix")
+        return peer_name(self.transport.get_extra_info("peername"))
 
     @property
     @abstractmethod
@@ -146,6 +171,15 @@ class Connection(asyncio.Protocol):
         else:
             self.transport.close()
 
+    def second_passed(self) -> None:
+        """`tick`, for as long as the connection is open. A closing one has its own patience."""
+        if not self.transport.is_closing():
+            self.tick()
+            return
+        self._closing_s += 1
+        if self._closing_s > _CLOSING_S:
+            self.transport.abort()
+
     def _put_aside(self, data: bytes) -> None:
         listener = self.listener
         if listener.stashed_bytes + len(data) > MAX_STASHED_BYTES:
@@ -190,7 +224,9 @@ class Listener:
         make: Callable[[], Connection],
         admission: Admission | None = None,
         durability: DurabilityName | None = None,
+        user_timeout_s: float = 0,
     ) -> None:
+        """`user_timeout_s`: see `tcp_sockets`."""
         self.durability = None if durability is None else Durability.named(durability)
         self.counters = ListenerCounters(protocol)
         self.log = log
@@ -205,7 +241,9 @@ class Listener:
         self._make = make
         self._admission = admission or Admission()
         self._unfinished_bytes = [0] * _SLICES
-        self._server: asyncio.Server | None = None
+        self._user_timeout_s = user_timeout_s
+        self._servers: list[asyncio.AbstractServer] = []
+        self._unix: list[tuple[Path, int]] = []
         self._empty = asyncio.Event()
         self._slices: list[set[Connection]] = [set() for _ in range(_SLICES)]
         self._sweep_timer: asyncio.TimerHandle | None = None
@@ -213,22 +251,35 @@ class Listener:
 
     async def start(self, host: str, port: int | str) -> int:
         """Listen; returns the port. Raises PortTakenError, or ConfigError for an address this machine does not have."""
+        return await self.listen(host, port, setting=f"{self._protocol}.port", make=self._make)
+
+    async def listen(
+        self, host: str, port: int | str, *, setting: str, make: Callable[[], asyncio.BaseProtocol]
+    ) -> int:
+        """`start`, for connections that `make` makes; may be called for several ports. `setting`: see `tcp_sockets`."""
+        bound = await tcp_sockets(host, port, setting=setting, user_timeout_s=self._user_timeout_s)
         loop = asyncio.get_running_loop()
-        number = 0 if port == "auto" else int(port)
-        try:
-            self._server = await loop.create_server(self._make, host, number, backlog=self._admission.backlog)
-        except OSError as error:
-            raise _cannot_listen(self._protocol, host, number, error) from error
-        self._sweep_timer = loop.call_later(_SWEEP_S / _SLICES, self._sweep, 0)
-        bound: int = self._server.sockets[0].getsockname()[1]
-        return bound
+        for listening in bound:
+            self._servers.append(await loop.create_server(make, sock=listening, backlog=self._admission.backlog))
+        self._begin_sweep()
+        return first_port(bound)
+
+    async def listen_unix(self, path: Path, mode: int, *, setting: str) -> None:
+        """Listen on a unix socket, too. See `unix_socket` for what it raises."""
+        listening, inode = unix_socket(path, mode, setting=setting)
+        self._unix.append((path, inode))
+        loop = asyncio.get_running_loop()
+        server = await loop.create_unix_server(self._make, sock=listening, backlog=self._admission.backlog)
+        self._servers.append(server)
+        self._begin_sweep()
 
     async def drain(self) -> None:
         """Accept nothing more and read nothing more; what was read is left to commit."""
         self.draining = True
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        while self._servers:
+            self._servers.pop().close()
+        while self._unix:
+            remove_unix_socket(*self._unix.pop())
         for connection in self._all():
             connection.transport.pause_reading()
 
@@ -261,22 +312,23 @@ class Listener:
         if not self._admission.enter():
             self._refuse("too many open files", counters.connections, "raise the limit on open files (ulimit -n)")
             return False
-        self._slices[counters.accepted % _SLICES].add(connection)
+        connection.among = self._slices[counters.accepted % _SLICES]
+        connection.among.add(connection)
         counters.accepted += 1
         counters.connections += 1
         return True
 
     def forget(self, connection: Connection) -> bool:
         """Count a connection out; False if it never was in."""
-        for connections in self._slices:
-            if connection in connections:
-                connections.remove(connection)
-                self.counters.connections -= 1
-                self._admission.leave()
-                if not self.counters.connections:
-                    self._empty.set()
-                return True
-        return False
+        connections, connection.among = connection.among, None
+        if connections is None:
+            return False
+        connections.discard(connection)
+        self.counters.connections -= 1
+        self._admission.leave()
+        if not self.counters.connections:
+            self._empty.set()
+        return True
 
     def hold(self) -> None:
         """Read from nobody until the log has caught up: much is put aside already."""
@@ -320,9 +372,13 @@ class Listener:
     def _all(self) -> list[Connection]:
         return [connection for connections in self._slices for connection in connections]
 
+    def _begin_sweep(self) -> None:
+        if self._sweep_timer is None:
+            self._sweep_timer = asyncio.get_running_loop().call_later(_SWEEP_S / _SLICES, self._sweep, 0)
+
     def _sweep(self, index: int) -> None:
         for connection in list(self._slices[index]):
-            connection.tick()
+            connection.second_passed()
         self._bound_unfinished(index)
         self._end_refused(_REFUSALS_PER_SLICE)
         if index == 0:
@@ -344,15 +400,3 @@ class Listener:
             over -= size_bytes
             if over <= 0:
                 return
-
-
-def _cannot_listen(protocol: str, host: str, port: int, error: OSError) -> Exception:
-    where = f"{protocol}.host = {host!r}, {protocol}.port = {port}"
-    if error.errno == errno.EADDRINUSE:
-        mend = f"stop the program that has it, or choose another port: --set {protocol}.port=auto takes any free one"
-        return PortTakenError(f"port {port} on {host} is already in use", where=where, mend=mend)
-    if error.errno == errno.EACCES:
-        return ConfigError(f"no permission to listen on port {port}", where=where, mend="use a port above 1023")
-    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-        return ConfigError(f"{host!r} is not an address of this machine", where=where, mend="127.0.0.1, for example")
-    return ConfigError(f"cannot listen: {error}", where=where)

@@ -30,6 +30,7 @@ from ingest.limits import MAX_TOPIC_MEMORY_BYTES, RECORD_OVERHEAD_BYTES, Admissi
 from ingest.listener import DISK_FULL, Connection, Listener
 from ingest.sessions import Session, Sessions
 from ingest.settings import MqttSettings
+from ingest.websocket import WebSocket
 from wire.mqtt.aliases import OutgoingAliases
 from wire.mqtt.clauses import LEVEL_5
 from wire.mqtt.encode import encode_packet
@@ -100,6 +101,7 @@ class MqttListener(Listener):
             make=lambda: MqttConnection(self),
             admission=admission,
             durability=settings.durability,
+            user_timeout_s=settings.user_timeout_s,
         )
         self.settings = settings
         self.broker = broker
@@ -107,6 +109,28 @@ class MqttListener(Listener):
         self.topic_memory_bytes = 0
         self._loop = asyncio.get_running_loop()
         self._to_flush: list[MqttConnection] = []
+
+    async def start_websocket(self, host: str, port: int | str) -> int:
+        """Listen for WebSocket clients, too; see `start`."""
+        settings = self.settings
+        return await self.listen(
+            host,
+            port,
+            setting="mqtt.websocket_port",
+            make=lambda: WebSocket(
+                MqttConnection(self),
+                max_packet_size_bytes=settings.max_packet_size_bytes,
+                origins=settings.websocket_origins or None,
+            ),
+        )
+
+    async def start_unix(self) -> bool:
+        """Listen on the unix socket that the settings name; False if they name none."""
+        path = self.settings.unix_socket
+        if path is None:
+            return False
+        await self.listen_unix(path, int(self.settings.unix_socket_mode, 8), setting="mqtt.unix_socket")
+        return True
 
     def second_passed(self) -> None:
         """See `Listener.second_passed`."""
@@ -156,6 +180,8 @@ class MqttConnection(Connection):
         "_topic_memory_bytes",
         "_topics",
         "_unanswered",
+        "_unfinished",
+        "_unfinished_s",
         "can_take",
         "max_packet_bytes",
     )
@@ -179,6 +205,8 @@ class MqttConnection(Connection):
         self._must_wait = False
         self._open = self._closing = self._said = False
         self._silent_s = 0
+        self._unfinished: object | None = None
+        self._unfinished_s = 0
         self._surplus_bytes = 0
         self._topics = self._topic_memory_bytes = 0
         self._limit_s: float = settings.connect_timeout_s
@@ -193,7 +221,8 @@ class MqttConnection(Connection):
     @property
     def unfinished_size_bytes(self) -> int:
         """See `Connection.unfinished_size_bytes`."""
-        return self._core.buffered_size_bytes
+        size_bytes = self._core.buffered_size_bytes
+        return size_bytes if self.carrier is None else size_bytes + self.carrier.unfinished_size_bytes
 
     def opened(self) -> None:
         """See `Connection.opened`: nothing happens before CONNECT."""
@@ -249,6 +278,10 @@ class MqttConnection(Connection):
     def tick(self) -> None:
         """See `Connection.tick`: time to CONNECT, then keep-alive [MQTT-3.1.2-24] [MQTT5-3.1.2-22]."""
         self._quota = self.listener.settings.max_publish_rate
+        if self._dawdles():
+            self._say(ReasonCode.QUOTA_EXCEEDED)
+            self.close("slow packet", abort=True, mend="mqtt.packet_timeout: smaller payloads, or a faster link")
+            return
         if self.heard and self._session is not None:
             self.heard = False
             self._silent_s = 0
@@ -262,6 +295,18 @@ class MqttConnection(Connection):
                 self.close("keep-alive timeout", abort=True)
             else:
                 self.close("connect timeout", abort=True, mend="is it an MQTT client? It has to send a CONNECT first")
+
+    def _dawdles(self) -> bool:
+        """Whether one packet has been incomplete for too long: bytes that come one by one keep no connection alive."""
+        unfinished = self._core.unfinished
+        if unfinished is None and self.carrier is not None:
+            unfinished = self.carrier.unfinished
+        if unfinished is not self._unfinished:
+            self._unfinished = unfinished
+            self._unfinished_s = 0
+        elif unfinished is not None and not self.unread:
+            self._unfinished_s += 1
+        return self._unfinished_s > self.listener.settings.packet_timeout_s
 
     def ended(self, reason: str) -> None:
         """See `Connection.ended`: the will, then the end of the session's devices."""
@@ -351,6 +396,7 @@ class MqttConnection(Connection):
         broker = listener.broker
         client_id = connect.client_id or assigned_client_id()
         try:
+            self._check_lengths(connect)
             opened = broker.connect(connect, client_id, self.peer, self)
         except RefusedError as refused:
             return ConnAck(
@@ -375,6 +421,22 @@ class MqttConnection(Connection):
                 self._aliases = OutgoingAliases(asked.topic_alias_maximum)
             properties = self._terms(connect, client_id, keep_alive_s)
         return ConnAck(session_present=opened.session_present, properties=properties)
+
+    def _check_lengths(self, connect: Connect) -> None:
+        """What is kept with a session is bounded. Raises RefusedError."""
+        settings = self.listener.settings
+        size_bytes = len(connect.client_id.encode())
+        if size_bytes > settings.max_client_id_bytes:
+            raise RefusedError(
+                ReasonCode.CLIENT_IDENTIFIER_NOT_VALID,
+                f"a client id of {size_bytes} bytes: mqtt.max_client_id_bytes = {settings.max_client_id_bytes}",
+            )
+        size_bytes = len((connect.username or "").encode())
+        if size_bytes > settings.max_username_bytes:
+            raise RefusedError(
+                ReasonCode.BAD_USER_NAME_OR_PASSWORD,
+                f"a user name of {size_bytes} bytes: mqtt.max_username_bytes = {settings.max_username_bytes}",
+            )
 
     def _terms(self, connect: Connect, client_id: str, keep_alive_s: float) -> ConnAckProperties:
         """What a 5.0 client is told, where it differs from what it asked for or from what the protocol assumes."""
@@ -616,12 +678,12 @@ class MqttConnection(Connection):
         )
 
     def _protocol_error(self, error: ProtocolError) -> None:
-        if self._core.level == LEVEL_5:  # the core has told it
-            self._count_reason(PacketType.DISCONNECT if self._session else PacketType.CONNACK, error.reason_code)
         if isinstance(error, DiskFullError):
             self.refuse_full()
             return
         self._said = True
+        if self._core.level == LEVEL_5:  # by the core
+            self._count_reason(PacketType.DISCONNECT if self._session else PacketType.CONNACK, error.reason_code)
         self.listener.lines.warning(
             "protocol error",
             what=error.what,

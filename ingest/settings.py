@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
 from commitlog.durability import DurabilityName
 from core.settings import Section, quantity
 from core.units import DurationS, SizeBytes
+
+WEBSOCKET_PORT: Final = 8083
 
 Port = Annotated[int, Field(ge=0, le=65535)] | Literal["auto"]
 """A port number; 0 = listener off; `auto` = any free port (the real one stands in `<data>/run/ports.json`)."""
@@ -26,6 +29,32 @@ class MqttSettings(Section):
 
     host: str = Field("127.0.0.1", description="Address to listen on; loopback until credentials exist.")
     port: Port = Field(1883, description="Port; 0 turns the listener off, `auto` takes any free one.")
+    websocket_port: Port | None = Field(
+        None,
+        description="Port for MQTT over WebSocket, at the same address: 8083 if not given, and off or `auto` with "
+        "`mqtt.port`.",
+    )
+    websocket_origins: tuple[str, ...] = Field(
+        (),
+        max_length=1000,
+        description="Web pages that may connect, as a browser names them (`https://plant.example`); any if none is "
+        "given. Clients without an `Origin` header, which are no browsers, may always.",
+    )
+    unix_socket: Path | None = Field(
+        None, description="A unix socket to listen on besides, such as `/run/headrace/mqtt.sock` (at most 100 bytes)."
+    )
+    unix_socket_mode: str = Field(
+        "0660", pattern="^0?[0-7]{3}$", description="Its permissions: who may write to it may connect."
+    )
+    user_timeout_s: DurationS = quantity(
+        "2m",
+        alias="user_timeout",
+        ge=0,
+        le=86_400,
+        description="A TCP connection whose other end acknowledges nothing for so long, or takes nothing, is ended; "
+        "one that is silent is probed after half of it. `0s`: as the operating system has it. (Linux; elsewhere only "
+        "the probes.)",
+    )
     max_connections: int = Field(20_000, ge=1, description="Connections at most; further ones are closed at once.")
     max_packet_size_bytes: SizeBytes = quantity(
         "1MB",
@@ -36,6 +65,18 @@ class MqttSettings(Section):
     )
     connect_timeout_s: DurationS = quantity(
         "10s", alias="connect_timeout", gt=0, description="Time a new connection has to send its CONNECT."
+    )
+    packet_timeout_s: DurationS = quantity(
+        "10m",
+        alias="packet_timeout",
+        gt=0,
+        description="Time from the first to the last byte of a packet: 1 MB at 2 KB/s.",
+    )
+    max_client_id_bytes: int = Field(
+        1_024, ge=23, le=65_535, description="Longest client id (0x85); it is kept as long as its session."
+    )
+    max_username_bytes: int = Field(
+        1_024, ge=12, le=65_535, description="Longest user name (0x86); it is kept as long as its session."
     )
     max_keep_alive_s: DurationS = quantity(
         "65535s",
@@ -113,6 +154,13 @@ class MqttSettings(Section):
         [], description="Topic filters that nobody may subscribe to, nor to any filter that they cover (0x87, 0x80)."
     )
     durability: DurabilityName | None = listener_durability()
+
+    @property
+    def websocket(self) -> Port:
+        """The port for WebSocket that these settings mean."""
+        if self.websocket_port is not None:
+            return self.websocket_port
+        return WEBSOCKET_PORT if self.port not in (0, "auto") else self.port
 
 
 class TcpSettings(Section):

@@ -50,14 +50,14 @@ def run(tmp_path: Path) -> tuple[list[str], str]:
     return (tmp_path / "log").read_text().splitlines(), ended.stderr
 
 
-CHECK = "make check require=mosquitto,mosquitto_pub,chromium ci=true stdin="
+CHECK = "make check require=mosquitto,mosquitto_pub,chromium,node,npm ci=true stdin="
 
 
 def test_root_installs_what_is_missing_and_nothing_else(tmp_path: Path) -> None:
     called, _ = run(machine(tmp_path, user_id=0, programs=("gcc", "mosquitto")))
     assert called[0] == "apt-get update -qq"
     assert called[1].startswith("apt-get install -y")
-    assert called[1].endswith(" strace mosquitto-clients chromium")
+    assert called[1].endswith(" strace mosquitto-clients chromium nodejs npm")
     assert called[2:] == [CHECK]
 
 
@@ -67,7 +67,7 @@ def test_a_compiler_comes_with_its_headers(tmp_path: Path) -> None:
 
 
 def test_nothing_is_installed_where_all_is_there(tmp_path: Path) -> None:
-    programs = ("gcc", "strace", "mosquitto", "mosquitto_pub", "chromium")
+    programs = ("gcc", "strace", "mosquitto", "mosquitto_pub", "chromium", "node", "npm")
     called, errors = run(machine(tmp_path, user_id=0, programs=programs))
     assert called == [CHECK]
     assert errors == ""

@@ -395,11 +395,10 @@ class Broker:
         row_size = len(client_id) * 4 + _RECEIVED_ROW_BYTES
 
         def put(timestamp_ms: int, key: bytes | None, value: bytes | None, headers: list[Header], /) -> int:
-            headers_size = sum(3 * len(name) + len(content or b"") + 8 for name, content in headers)
-            size_bytes = len(key or b"") + len(value or b"") + headers_size + RECORD_OVERHEAD_BYTES
-            with self._log.whole(1, size_bytes, row_size):
-                self._log.change_reserved((RECEIVED, received_key(client_id, stored()), 1))
-                return append(timestamp_ms, key, value, headers)
+            self._log.reserve(row_size)
+            offset = append(timestamp_ms, key, value, headers)
+            self._log.change_reserved((RECEIVED, received_key(client_id, stored()), 1))
+            return offset
 
         return put
 
@@ -424,10 +423,10 @@ class Broker:
             try:
                 routed = self.publisher.route(client, will.topic)
                 to = self.publisher.destination(client, routed, will.topic, flags, will.properties)
+                to.append(self._log.now_ms(), to.key, will.payload, to.headers)
             except PublishRefusedError as error:  # permitted at CONNECT, and not any more
                 self._drop_will(will, error.what)
             else:
-                to.append(self._log.now_ms(), to.key, will.payload, to.headers)
                 self._log.appended(1, will.size_bytes + to.surplus_bytes + RECORD_OVERHEAD_BYTES)
                 self.counters.wills += 1
         self._change(changes)

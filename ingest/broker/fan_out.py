@@ -12,11 +12,12 @@ counted [MQTT-4.3.1].
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
 from commitlog.base import Appender
+from core.errors import BadRequestError
 from ingest.broker.chunk import Kind
 from ingest.broker.counters import BrokerCounters
 from ingest.broker.publication import Publication, Published, Staged, Turn, turn_of
@@ -24,8 +25,10 @@ from ingest.broker.queue import DeliveryQueue, QueueFullError
 from ingest.broker.recent import Recent
 from ingest.broker.session import MqttSession, Outlet
 from ingest.broker.subscriptions import Subscription, SubscriptionTree
+from wire.mqtt.errors import PublishRefusedError
 from wire.mqtt.events import Append
 from wire.mqtt.frame import Frame
+from wire.mqtt.reasons import ReasonCode
 
 ROW_BYTES: Final = 3_000  # at most what a queue's last chunk takes in a commit, with what begins the next one
 PLACE_BYTES: Final = 100  # at most what another place takes, or a row's removal
@@ -93,17 +96,26 @@ class FanOut:
             self._touched[session] = None
             self._log.appended(1, ROW_BYTES)
 
-    def reserve(self, sessions: Iterable[MqttSession]) -> None:
+    def reserve(self, sessions: Sequence[MqttSession], topic: str = "") -> None:
         """Count what the queues of these durable sessions will write for one more message in each of them.
 
-        To be called before the message is appended: it and its places are then in one commit.
+        To be called before the message is appended: it and its places are then in one commit. Raises
+        PublishRefusedError where no commit holds them all.
         """
         size_bytes = 0
         for session in sessions:
             size_bytes += PLACE_BYTES
             if session not in self._enqueued:
                 size_bytes += ROW_BYTES + 4 * len(session.client_id)
-        self._log.reserve(size_bytes)
+        try:
+            self._log.reserve(size_bytes)
+        except BadRequestError as error:
+            raise PublishRefusedError(
+                topic,
+                f"{len(sessions)} sessions that outlive their connections subscribed to this, more than a commit holds",
+                mend="raise log.journal_size, or subscribe with fewer such sessions",
+                reason_code=ReasonCode.QUOTA_EXCEEDED,
+            ) from error
 
     def enqueue(self, session: MqttSession, kind: Kind, offset: int) -> int:
         """Put a place into a session's queue, for which there is room (`reserve`).
@@ -272,17 +284,18 @@ class FanOut:
         if connection is None:
             return
         queue = session.queue
-        if session.keeps_up and connection.can_take and kind.group is None:
+        ready = session.keeps_up and connection.can_take
+        if ready and kind.group is None:
             packet_id = queue.send_now(kind.qos)
             if packet_id is not None:
                 self._sent(connection, queue, frame, packet_id, payload)
                 return
         try:
-            number = queue.append(kind, offset)  # a shared message keeps its place: another member may get it yet
+            number = queue.append(kind, offset)
         except QueueFullError:
             self._overflowed(session)
             return
-        if session.keeps_up and connection.can_take and kind.group is not None:
+        if ready and kind.group is not None:  # its place is kept: another member gets it if this one ends without it
             packet_id = queue.send(number, kind.qos)
             if packet_id is not None:
                 self._sent(connection, queue, frame, packet_id, payload)

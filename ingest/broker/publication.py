@@ -10,7 +10,7 @@ connection resolves its topics again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -97,7 +97,7 @@ def _readiness(session: MqttSession) -> int:
 class Stage(Protocol):
     """What a publication needs of the fan-out."""
 
-    def reserve(self, sessions: Iterable[MqttSession]) -> None:
+    def reserve(self, sessions: Sequence[MqttSession], topic: str) -> None:
         """See `FanOut.reserve`."""
         ...
 
@@ -173,7 +173,7 @@ class Publication:
             if picks:
                 sessions += [session for session, _, kind in picks if kind is not None and session.durable]
             if sessions:
-                stage.reserve(sessions)
+                stage.reserve(sessions, self.published.topic)
         offset = self._append(timestamp_ms, key, value, headers)
         numbers: list[int] | None = None
         if self.durable:

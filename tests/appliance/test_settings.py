@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from appliance.config_sources import MAX_CONFIG_BYTES, variable_of
 from appliance.config_text import render_toml, toml_value
-from appliance.settings import Settings, is_loopback, load_settings, load_with_origins
+from appliance.settings import Settings, is_loopback, listening_ports, load_settings, load_with_origins
 from core.errors import ConfigError
 from ingest.settings import DEFAULT_ROUTES
 from tests.conftest import REQUIRE_VARIABLE
@@ -298,6 +298,37 @@ def test_two_listeners_on_one_port_are_refused(tmp_path: Path) -> None:
     error = refused(tmp_path, None, ["http.port=1883"])
     assert error.what == "http.port and mqtt.port are both 1883"
     load(tmp_path, None, ["http.port=0", "tcp.port=0", "mqtt.port=auto"])
+    error = refused(tmp_path, None, ["tcp.port=8083"])
+    assert error.what == "mqtt.websocket_port and tcp.port are both 8083"
+    load(tmp_path, None, ["tcp.port=8083", "mqtt.websocket_port=0"])
+
+
+@pytest.mark.parametrize(
+    ("given", "port"),
+    [
+        ([], 8083),
+        (["mqtt.port=2883"], 8083),
+        (["mqtt.port=0"], 0),
+        (["mqtt.port=auto"], "auto"),
+        (["mqtt.port=0", "mqtt.websocket_port=9001"], 9001),
+        (["mqtt.websocket_port=0"], 0),
+    ],
+)
+def test_the_websocket_port_goes_with_the_listeners(tmp_path: Path, given: list[str], port: object) -> None:
+    settings = load(tmp_path, None, given)
+    assert settings.mqtt.websocket == port
+    assert [at.port for at in listening_ports(settings) if at.name == "mqtt_ws"] == ([port] if port else [])
+    assert Settings.from_json(settings.to_json()).mqtt == settings.mqtt
+
+
+def test_a_websocket_alone_has_to_stay_on_loopback_too(tmp_path: Path) -> None:
+    error = refused(tmp_path, None, ["mqtt.port=0", "mqtt.websocket_port=9001", "mqtt.host=0.0.0.0"])
+    assert "mqtt.host = '0.0.0.0' is not a loopback address" in error.what
+
+
+@pytest.mark.parametrize("mode", ["rw", "0999", "01777", "7"])
+def test_modes_are_octal(tmp_path: Path, mode: str) -> None:
+    assert "unix_socket_mode" in refused(tmp_path, None, [f"mqtt.unix_socket_mode='{mode}'"]).where
 
 
 def test_a_packet_that_no_commit_holds_is_refused(tmp_path: Path) -> None:

@@ -341,6 +341,9 @@ def test_only_auto_ports_are_fixed() -> None:
     settings = Settings.model_validate({"mqtt": {"port": "auto"}, "tcp": {"port": 0}})
     fixed = with_ports(settings, {"mqtt": 40001, "tcp": 40002, "http": 40003})
     assert (fixed.mqtt.port, fixed.tcp.port, fixed.http.port) == (40001, 0, 8080)
+    assert fixed.mqtt.websocket == "auto", "one that was never published does not become 8083"
+    fixed = with_ports(settings, {"mqtt": 40001, "mqtt_ws": 40004})
+    assert (fixed.mqtt.port, fixed.mqtt.websocket) == (40001, 40004)
 
 
 def test_the_settings_switch_console_and_sink_off(tmp_path: Path) -> None:

@@ -76,11 +76,11 @@ class Appliance:
     def wait_ready(self, processes: int = 4) -> None:
         wait_until(lambda: self.ready(processes), 30, describe=lambda: f"ready; it said:\n{self.output[-3000:]}")
 
-    def kill(self, child: str) -> int:
-        """kill -9 one child; returns its process id."""
+    def kill(self, child: str, patience_s: float = 30) -> int:
+        """kill -9 one child, and wait until it is started again; returns its process id."""
         pid = self.pids[child]
         os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: self.pids.get(child) not in (pid, None), 30, describe=f"{child} comes back")
+        wait_until(lambda: self.pids.get(child) not in (pid, None), patience_s, describe=f"{child} comes back")
         return pid
 
     def kill_all(self) -> None:

@@ -144,7 +144,7 @@ def clients(port: int) -> Iterator[tuple[list[Publisher], list[Subscriber]]]:
         yield publishers, subscribers
 
 
-@pytest.mark.timeout(60 + 20 * ROUNDS)
+@pytest.mark.timeout(60 + 60 * ROUNDS)
 def test_nothing_acknowledged_is_lost_and_qos_2_is_exactly_once(tmp_path: Path) -> None:
     rng = random.Random(ROUNDS)
     with appliance(tmp_path / "data", ["log.checkpoint_interval=200ms"]) as box:
@@ -158,7 +158,7 @@ def test_nothing_acknowledged_is_lost_and_qos_2_is_exactly_once(tmp_path: Path) 
                     describe=lambda: f"acks: {[one.acked for one in publishers]}; it said:\n{box.output[-3000:]}",
                 )
                 time.sleep(rng.uniform(0, 0.4))  # not to wait for something: the kill is to come at any moment
-                box.kill("edge")
+                box.kill("edge", PATIENCE_S)  # each pause before the next start is twice as long, up to 30 s
             for one in publishers:
                 one.finish()
             for subscriber in subscribers:

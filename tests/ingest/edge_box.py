@@ -109,7 +109,7 @@ class EdgeBox:
         self.broker = broker
         self.mqtt = mqtt
         self.tcp = tcp
-        self.mqtt_port = self.tcp_port = 0
+        self.mqtt_port = self.tcp_port = self.websocket_port = 0
         self.failures: list[Exception] = []
 
     def connection(self, client_id: str) -> Any:
@@ -195,6 +195,8 @@ async def edge_box(
     box.failures = failures
     sessions.edge_started()
     box.mqtt_port = await mqtt_listener.start("127.0.0.1", "auto")
+    box.websocket_port = await mqtt_listener.start_websocket("127.0.0.1", "auto")
+    await mqtt_listener.start_unix()
     box.tcp_port = await tcp_listener.start("127.0.0.1", "auto")
     try:
         yield box

@@ -88,6 +88,11 @@ class ServerConnection(Publishes):
         """Bytes kept of an incomplete packet."""
         return len(self._partial)
 
+    @property
+    def unfinished(self) -> object | None:
+        """Which packet is incomplete: the same object for as long as it is the same packet; None if there is none."""
+        return self._partial or None
+
     def receive(self, data: bytes, now_ms: int) -> int:
         """Take a chunk that arrived at `now_ms`; return how many publishes went to their targets.
 

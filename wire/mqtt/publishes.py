@@ -171,11 +171,11 @@ class Publishes(ControlPackets):
         qos_2_ids: list[bytes],
     ) -> None:
         """Answer a refused publish in its turn with the reason; QoS 0 has no answer."""
+        self._unusual = True
         number = int.from_bytes(packet_id, "big")
         if head & FLAG_QOS_2 and number in (self.received_ids or ()):
             qos_2_ids.append(packet_id)  # it was taken before; a refusal would free an identifier that is in use
             return
-        self._unusual = True
         self.events.append(PublishRefused(topic=error.topic, reason_code=error.reason_code))
         if head & FLAG_QOS_1:
             answer = encode_packet(PubAck(packet_id=number, reason_code=error.reason_code), LEVEL_5)
@@ -186,17 +186,22 @@ class Publishes(ControlPackets):
 
     # -- QoS 2, and answers in their order
 
-    def _is_new(self, packet_id: bytes) -> bool:
-        """Note the identifier of a QoS 2 publish; False if it is noted already."""
+    def _is_new(self, packet_id: bytes, unanswered: int) -> bool:
+        """Note the identifier of a QoS 2 publish; False if it is noted already.
+
+        `unanswered` QoS 1 publishes came before it in this chunk.
+        """
+        self._unusual = True
         number = packet_id[0] << 8 | packet_id[1]
         ids = self.received_ids
         if ids is None:
             ids = self.received_ids = set()
         if number in ids:
             return False  # [MQTT-4.3.3-2] [MQTT5-4.3.3-10]: it is in the log
+        if self._max_in_flight:
+            self._bound_in_flight(unanswered + 1)
         ids.add(number)
         self.stored.append(number)
-        self._unusual = True
         return True
 
     def _not_stored(self) -> None:
@@ -222,13 +227,14 @@ class Publishes(ControlPackets):
         self._refusals = []
         return answers
 
-    def _bound_in_flight(self) -> None:
+    def _bound_in_flight(self, more: int = 0) -> None:
         """[MQTT5-3.3.4-7]: no more publishes may be unanswered than the client was told in the receive maximum.
 
-        Identifiers of an earlier connection do not count: each connection begins anew, section 4.9.
+        `more` are not counted yet. Identifiers of an earlier connection do not count: each connection begins anew,
+        section 4.9.
         """
         open_qos_2 = len(self.received_ids) - len(self._inherited_ids) if self.received_ids else 0
-        if self._in_flight + open_qos_2 > self._max_in_flight:
+        if self._in_flight + open_qos_2 + more > self._max_in_flight:
             raise ProtocolError(
                 "MQTT5-3.3.4-7",
                 f"more than {self._max_in_flight} publishes are unanswered",

@@ -54,6 +54,8 @@ def _no_target(timestamp_ms: int, key: bytes | None, value: bytes | None, header
 
 NOTHING_YET: Final[Last] = (-1, b"", 0, b"", 0, _no_target, None, [])
 _NO_TARGETS: Final[dict[int, dict[bytes, Target]]] = {}
+_NONE_RESOLVED: Final[dict[int, dict[bytes, Target]]] = {head: {} for head in _PUBLISH_HEADS}
+"""Stands for the targets of every connection that has published nothing yet: ten maps each would be a kilobyte."""
 
 
 class Publishes(ControlPackets):
@@ -114,6 +116,10 @@ class Publishes(ControlPackets):
         if self._topic_count >= self._max_topics:
             self.forget_topics()
         self._topic_count += 1
+        if self._targets is _NONE_RESOLVED:
+            self._targets = dict(_NONE_RESOLVED)
+        if self._targets[head] is _NONE_RESOLVED[head]:
+            self._targets[head] = {}
         self._targets[head][name] = target
 
     def _property_field(self, data: bytes, at: int, body: int, place: int, end: int) -> bytes:
@@ -244,7 +250,7 @@ class Publishes(ControlPackets):
     # -- the connection's terms
 
     def _accepted(self, connack: ConnAck) -> None:
-        self._targets = {head: {} for head in _PUBLISH_HEADS}
+        self._targets = _NONE_RESOLVED
         if self.level == LEVEL_5:
             self._inherited_ids = set(self.received_ids or ())
             self._max_in_flight = connack.properties.receive_maximum or 0xFFFF

@@ -165,6 +165,7 @@ class ServerConnection(Publishes):
                                 last_head = -1
                                 at = end
                                 continue
+                            targets = self._targets
                         keep = properties_size <= MAX_VARIANT_SIZE_BYTES
                         if not head & 6:
                             topic_field += properties
@@ -177,6 +178,7 @@ class ServerConnection(Publishes):
                         target = by_topic.get(topic_field)
                         if target is None:
                             target = self._resolve(data[at:end], body - at, topic_field)
+                            targets = self._targets
                     append, key, headers = target
                     last_head = head
                     self._last = (

@@ -31,6 +31,21 @@ WAITING = 50
 PATIENCE_S = 60
 
 
+class Paho(paho.Client):
+    """Paho's client, mended.
+
+    When a second attempt to reconnect fails, Paho (2.2) publishes anew what it had sent a PUBREL for, as a message of
+    its own, without DUP: against [MQTT-4.3.3-1], and nothing that a server could know.
+    """
+
+    def _messages_reconnect_reset_out(self) -> None:
+        with self._out_message_mutex:
+            for message in self._out_messages.values():
+                if message.state == paho.mqtt_ms_resend_pubrel:
+                    message.state = paho.mqtt_ms_wait_for_pubcomp
+        super()._messages_reconnect_reset_out()
+
+
 class Client:
     """A Paho client that keeps its session and reconnects by itself."""
 
@@ -39,7 +54,7 @@ class Client:
         self.qos = qos
         self.subscribed = threading.Event()
         options: dict[str, Any] = {} if version == paho.MQTTv5 else {"clean_session": False}
-        self.client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id=self.name, protocol=version, **options)
+        self.client = Paho(paho.CallbackAPIVersion.VERSION2, client_id=self.name, protocol=version, **options)
         self.client.reconnect_delay_set(0.05, 0.2)  # type: ignore[arg-type]  # seconds; fractions work as well
         # No limit: beyond one, Paho (2.2) forgets at a reconnect that a message was released, and publishes it anew.
         self.client.max_inflight_messages_set(0)

@@ -6,16 +6,9 @@ What only a client can keep or break is not in this list: its rows may stay with
 from __future__ import annotations
 
 _NO_AUTH = "enhanced authentication is not offered: who asks for it is refused, and the server never sends an AUTH"
-_WEBSOCKET = "the listener has no WebSocket transport"
 
 PENDING = {
-    "MQTT-6.0.0-1": _WEBSOCKET,
-    "MQTT-6.0.0-2": _WEBSOCKET,
-    "MQTT-6.0.0-4": _WEBSOCKET,
     "MQTT-7.0.0-1": "the server connects to no other server: it has no bridges",
     "MQTT5-4.12.0-2": _NO_AUTH,
     "MQTT5-4.12.0-5": _NO_AUTH,
-    "MQTT5-6.0.0-1": _WEBSOCKET,
-    "MQTT5-6.0.0-2": _WEBSOCKET,
-    "MQTT5-6.0.0-4": _WEBSOCKET,
 }

@@ -89,10 +89,11 @@ class Sender:
             self._unreadable(session, error)
 
     def _pump_queue(self, session: MqttSession, connection: Outlet, queue: DeliveryQueue, budget: Budget) -> None:
+        session.keeps_up = False  # until there is nothing left to be sent
         while connection.can_take:
             item = queue.next_unsent()
             if item is None:
-                if queue.window_open:  # all that is committed has been sent: what comes next goes out from memory
+                if queue.window_open or queue.caught_up:  # what is committed next goes out from memory
                     session.keeps_up = True
                     self._catch_up.leave(session)
                 break

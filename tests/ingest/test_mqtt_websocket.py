@@ -15,6 +15,7 @@ from ingest.websocket import MAX_HANDSHAKE_BYTES, WebSocket
 from tests.conftest import wait_until_async
 from tests.ingest.edge_box import Client, EdgeBox, edge_box
 from tests.ingest.websocket_client import CONNACK, WebSocketClient, frame, request
+from wire.mqtt.clauses import LEVEL_3_1_1, LEVEL_5
 from wire.mqtt.encode import encode_connect, encode_publish, encode_subscribe
 from wire.mqtt.packets import Connect, Publish, Subscribe, TopicSubscription, Will
 
@@ -42,7 +43,7 @@ def socket_of(box: EdgeBox) -> WebSocket:
 # Handshake
 
 
-async def test_the_subprotocol_is_mqtt_mqtt_6_0_0_4(tmp_path: Path) -> None:
+async def test_the_subprotocol_is_mqtt_mqtt_6_0_0_4_mqtt5_6_0_0_4(tmp_path: Path) -> None:
     async with edge_box(tmp_path) as box:
         client = await Client.connect(box.websocket_port)
         client.send(request(subprotocol="chat, mqtt"))
@@ -139,11 +140,17 @@ async def test_origins_are_checked_where_some_are_given(
 # Frames
 
 
-async def test_packets_need_not_fit_frames_mqtt_6_0_0_2(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "level",
+    [pytest.param(LEVEL_3_1_1, id="MQTT-6.0.0-2"), pytest.param(LEVEL_5, id="MQTT5-6.0.0-2")],
+)
+async def test_packets_need_not_fit_frames(tmp_path: Path, level: int) -> None:
     seeded = random.Random(1)
     async with edge_box(tmp_path) as box:
         client = await WebSocketClient.open(box.websocket_port)
-        stream = encode_connect(Connect(client_id="c")) + b"".join(publish(b"%d" % n, n) for n in range(1, 51))
+        publishes = [Publish(topic="devices/d/x", payload=b"%d" % n, qos=1, packet_id=n) for n in range(1, 51)]
+        stream = encode_connect(Connect(client_id="c", protocol_level=level))
+        stream += b"".join(encode_publish(one, level) for one in publishes)
         acks = b"".join(b"\x40\x02" + n.to_bytes(2, "big") for n in range(1, 51))
         at = 0
         while at < len(stream):
@@ -152,7 +159,12 @@ async def test_packets_need_not_fit_frames_mqtt_6_0_0_2(tmp_path: Path) -> None:
             if seeded.random() < 0.1:
                 client.raw.send(frame(b"", Opcode.PONG))  # nobody asked; allowed
             at += size
-        assert await client.data(4 + len(acks)) == CONNACK + acks
+        data = b""
+        while not data.endswith(acks):
+            opcode, more = await client.frame()
+            assert opcode is Opcode.BINARY
+            data += more
+        assert data[0] == 0x20
         assert [record.value for record in await box.records("telemetry", 50)] == [b"%d" % n for n in range(1, 51)]
 
 
@@ -216,7 +228,7 @@ async def test_a_payload_of_a_megabyte_both_ways(tmp_path: Path) -> None:
         (b"\x89\xfe\0\xc8" + bytes(204), 1002),
     ],
     ids=[
-        "text-MQTT-6.0.0-1",
+        "text-MQTT-6.0.0-1-MQTT5-6.0.0-1",
         "unmasked",
         "opcode-3",
         "nothing-to-continue",

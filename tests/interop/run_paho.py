@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -66,7 +65,7 @@ def headrace(directory: Path) -> Iterator[int]:
     try:
         yield _port(directory, process)
     finally:
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         process.wait(30)
 
 

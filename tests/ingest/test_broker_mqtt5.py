@@ -334,7 +334,7 @@ async def test_a_queue_that_is_full_ends_the_session_and_says_so_0x97(tmp_path: 
 
 async def test_all_queues_together_are_bounded_by_ending_the_longest(tmp_path: Path) -> None:
     async with edge_box(tmp_path) as box:
-        box.broker._settings = box.broker._settings.model_copy(update={"max_queued_bytes": 300})
+        box.broker._backlog.max_size_bytes = 300
         for name, topic in (("long", "#"), ("short", "some")):
             client = await MqttClient.open(box, name, keep=True)
             await client.subscribe(topic, qos=1)

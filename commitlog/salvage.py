@@ -1,40 +1,126 @@
 """Starting without a checkpoint: it is damaged, or gone, and the log is not new.
 
-What it said is found again where it can be: every segment is walked, so offsets, newest timestamp and leader epoch come
-from the batches themselves; each state table is taken from its newest snapshot, which is the one that the checkpoint
-named or a newer one that was still to be named. What the journal holds beyond the segments cannot be found, since only
-the checkpoint says where it begins: that is reported.
+What it said is found again. Every segment is walked, so offsets, newest timestamp and leader epoch come from the
+batches themselves; each state table is taken from its newest snapshot, which is the one that the checkpoint named or a
+newer one that was still to be named. Where the journal begins to be needed only the checkpoint knew, but its id stands
+in `meta.properties` (see `version`), and all entries of that id that are left are replayed, from the oldest on:
+
+- records again are no harm, since each has its offset, and what segments hold already is not written again;
+- table changes again are none either, as long as nothing is missing between the first of them and the newest: then each
+  row ends as the last change left it. So changes are applied only from the last missing entry on. What is overwritten
+  in the ring is older than the snapshots; what a disk has damaged besides is lost, and reported.
+
+The note that a durability below `fsync` was in use stands there, too. Where it does not - the file is damaged as well,
+or of a version before there was such a note - it is taken to have been in use: to pass over offsets costs numbers, not
+to do it may give one of them two meanings. Offsets that earlier starts passed over are in their reports.
 """
 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from commitlog.checkpoint import Checkpoint
+from commitlog.checkpoint import Checkpoint, CheckpointError, read_checkpoint
+from commitlog.files import PartitionFiles
+from commitlog.journal_scan import JournalExtent, find_entries
+from commitlog.replay import JOURNAL_NAME
+from commitlog.report import RecoveryReport, read_report
 from commitlog.settings import LogSettings
 from commitlog.storage import Storage, parse_partition_dir_name
 from commitlog.tables import TABLES_DIR, newest_snapshots, snapshot_sequence
+from commitlog.version import read_journal_note
 
 
-def is_new(storage: Storage, log_dir: Path) -> bool:
-    """Whether there is nothing of a log: the first checkpoint is written before the first topic or table."""
-    return not newest_snapshots(storage, log_dir / TABLES_DIR) and not any(
-        map(parse_partition_dir_name, storage.names(log_dir))
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartingPoint:
+    """From where recovery looks: the checkpoint (None: the log is new), or what can be had in its place.
+
+    `changes_from`: the sequence of the first journal entry whose table changes count. `journal_offsets` has, for each
+    (topic id, partition), from which offset on the journal has everything; only known where the checkpoint is lost.
+    """
+
+    checkpoint: Checkpoint | None
+    salvaged: bool = False
+    changes_from: int = 0
+    journal_offsets: Mapping[tuple[bytes, int], int] = field(default_factory=dict)
 
 
-def substitute_checkpoint(storage: Storage, log_dir: Path, settings: LogSettings) -> Checkpoint:
-    """A checkpoint that knows the table snapshots and nothing else; no journal entry matches it."""
+def starting_point(storage: Storage, log_dir: Path, settings: LogSettings, report: RecoveryReport) -> StartingPoint:
+    """Read the checkpoint, or do without. Raises OSError."""
+    try:
+        checkpoint = read_checkpoint(storage, log_dir)
+        if checkpoint is not None or _is_new(storage, log_dir):
+            return StartingPoint(checkpoint=checkpoint)
+        problem = "the checkpoint is missing"
+    except CheckpointError as error:
+        problem = str(error)
+    point, said = without_checkpoint(storage, log_dir, settings.unsynced_records)
+    report.notes.append(f"{problem}; every segment is walked, {said}")
+    return point
+
+
+def without_checkpoint(storage: Storage, log_dir: Path, unsynced_records: int) -> tuple[StartingPoint, str]:
+    """What can be known without a checkpoint, and of the journal in words. Raises OSError.
+
+    `unsynced_records`: how many a power cut may have taken, where nothing says it.
+    """
+    note = read_journal_note(storage, log_dir)
+    size, extent = (0, None) if note.journal_id is None else _find(storage, log_dir, note.journal_id)
     snapshots = newest_snapshots(storage, log_dir / TABLES_DIR)
-    return Checkpoint(
-        journal_id=secrets.randbits(64),
-        journal_size=settings.journal_size_bytes,
-        journal_position=0,
-        next_sequence=1 + max((snapshot_sequence(name) or 0 for name in snapshots.values()), default=0),
+    newest_snapshot = max((snapshot_sequence(name) or 0 for name in snapshots.values()), default=0)
+    checkpoint = Checkpoint(
+        journal_id=secrets.randbits(64) if note.journal_id is None else note.journal_id,
+        journal_size=max(size, 1),
+        journal_position=extent.position if extent else 0,
+        next_sequence=extent.sequence if extent else 1 + newest_snapshot,
         leader_epoch=0,
         last_timestamp_ms=0,
         clean=False,
         partitions=[],
         tables=dict(snapshots),
+        unsynced_records=unsynced_records if note.unsynced_records is None else note.unsynced_records,
+    )
+    if note.journal_id is None:
+        said = "the journal's id is not noted anywhere: what only the journal holds is lost"
+    elif extent is None:
+        said = "the journal holds no whole entry since the last start"
+    else:
+        said = f"the journal is replayed from its oldest entry, {extent.sequence}"
+    point = StartingPoint(
+        checkpoint=checkpoint,
+        salvaged=True,
+        changes_from=extent.unbroken_from if extent else 0,
+        journal_offsets=extent.offsets if extent else {},
+    )
+    return point, said
+
+
+def continue_past_reported(storage: Storage, log_dir: Path, partitions: Sequence[PartitionFiles]) -> None:
+    """Never use an offset again that the report of an earlier start passed over: the checkpoint would have said so."""
+    kept = read_report(storage, log_dir)
+    for files in partitions if kept is not None else ():
+        for cut in (*kept.cuts, *kept.earlier) if kept is not None else ():
+            if (cut.topic, cut.partition) == (files.topic.name, files.partition):
+                files.next_offset = max(files.next_offset, cut.next)
+
+
+def _find(storage: Storage, log_dir: Path, journal_id: int) -> tuple[int, JournalExtent | None]:
+    """The journal's size, and what it holds of an id."""
+    try:
+        file = storage.open_read(log_dir / JOURNAL_NAME)
+    except FileNotFoundError:
+        return 0, None
+    try:
+        size = file.size()
+        return size, find_entries(file, size=size, journal_id=journal_id) if size else None
+    finally:
+        file.close()
+
+
+def _is_new(storage: Storage, log_dir: Path) -> bool:
+    """Whether there is nothing of a log: the first checkpoint is written before the first topic or table."""
+    return not newest_snapshots(storage, log_dir / TABLES_DIR) and not any(
+        map(parse_partition_dir_name, storage.names(log_dir))
     )

@@ -20,8 +20,9 @@ program (x86). Others (aarch64) may show the last store before the first, and Py
 everything of the map that is in use, but for the magic, the heartbeat and itself, with the even sequence of the publish
 that made it. What a reader copied is one publish when the CRC says so, in whatever order the stores came.
 
-The heartbeat is outside the lock and the CRC, like the two counters when they are compared: single aligned words. A heartbeat older than `STALE_AFTER_MS`, or ahead of the
-reader's clock (the machine was restarted), means that the writer is gone: what the map says is then old, not idle.
+The heartbeat is outside the lock and the CRC, like the two counters when they are compared: single aligned words. A
+heartbeat older than `STALE_AFTER_MS`, or ahead of the reader's clock (the machine was restarted), means that the writer
+is gone: what the map says is then old, not idle.
 """
 
 from __future__ import annotations
@@ -252,7 +253,7 @@ def _sequence(data: bytes) -> int:
 def _checksum(data: bytes, sequence: int) -> int:
     """What the CRC of a map has to be: `data` is its used part, `sequence` the even one of the publish."""
     crc = google_crc32c.extend(google_crc32c.value(_U64.pack(sequence)), data[_BOOT_AT:_HEARTBEAT_AT])
-    return google_crc32c.extend(google_crc32c.extend(crc, data[_COUNTS_AT:_CRC_AT]), data[_HEADER_BYTES:])
+    return int(google_crc32c.extend(google_crc32c.extend(crc, data[_COUNTS_AT:_CRC_AT]), data[_HEADER_BYTES:]))
 
 
 def _is_whole(data: bytes) -> bool:

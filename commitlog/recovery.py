@@ -12,6 +12,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from commitlog.base import TopicInfo
@@ -199,8 +200,9 @@ def start_journal(
 ) -> Journal:
     """Move the checkpoint past everything recovered, then open the journal anew under the new id.
 
-    In this order: should a crash come between, the old journal is no longer needed. Its id is noted before the file may
-    be cut to another size: while the old id is noted, all of its entries stand where they were. Raises OSError.
+    In this order: should a crash come between, the old journal is no longer needed. What is noted in `meta.properties`
+    changes when the report has told of offsets that are passed over, and before the file may be cut to another size:
+    should the checkpoint be lost, what is noted and what stands in report and journal belong together. Raises OSError.
     """
     recovered.tables.write_snapshots(storage, log_dir / TABLES_DIR, recovered.next_sequence)
     checkpoint = Checkpoint(
@@ -216,12 +218,13 @@ def start_journal(
         table_bytes=dict(recovered.tables.snapshot_bytes),
     )
     write_checkpoint(storage, log_dir, checkpoint)
-    path, size = log_dir / JOURNAL_NAME, settings.journal_size_bytes
-    write_meta(storage, log_dir, journal_inode=storage.inode(path), journal_id=recovered.journal_id)
-    file = preallocate(storage, path, size)
-    write_meta(storage, log_dir, journal_inode=storage.inode(path), journal_id=recovered.journal_id)
-    restored_is_told(storage, log_dir)
     keep_report(storage, log_dir, recovered.report, recovered.last_timestamp_ms)
+    path, size = log_dir / JOURNAL_NAME, settings.journal_size_bytes
+    note = partial(write_meta, storage, log_dir, journal_id=recovered.journal_id, leader_epoch=recovered.leader_epoch)
+    note(journal_inode=storage.inode(path))
+    file = preallocate(storage, path, size)
+    note(journal_inode=storage.inode(path))
+    restored_is_told(storage, log_dir)
     return Journal(
         file, size=size, journal_id=recovered.journal_id, sequence=recovered.next_sequence, released=released
     )

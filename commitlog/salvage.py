@@ -1,6 +1,6 @@
 """Starting without a checkpoint: it is damaged, or gone, and the log is not new.
 
-What it said is found again. Every segment is walked, so offsets, newest timestamp and leader epoch come from the
+What it said is found again. Every segment is walked, so offsets and the newest timestamp come from the
 batches themselves; each state table is taken from its newest snapshot, which is the one that the checkpoint named or a
 newer one that was still to be named. Where the journal begins to be needed only the checkpoint knew, but its id stands
 in `meta.properties` (see `version`), and all entries of that id that are left are replayed, from the oldest on:
@@ -10,9 +10,10 @@ in `meta.properties` (see `version`), and all entries of that id that are left a
   row ends as the last change left it. So changes are applied only from the last missing entry on. What is overwritten
   in the ring is older than the snapshots; what a disk has damaged besides is lost, and reported.
 
-The note that a durability below `fsync` was in use stands there, too. Where it does not - the file is damaged as well,
-or of a version before there was such a note - it is taken to have been in use: to pass over offsets costs numbers, not
-to do it may give one of them two meanings. Offsets that earlier starts passed over are in their reports.
+The leader epoch stands there, too, and the note that a durability below `fsync` was in use. Where that is missing - the
+file is damaged as well, or of a version before there was such a note - it is taken to have been in use: to pass over
+offsets costs numbers, not to do it may give one of them two meanings. Offsets that earlier starts passed over are in
+their reports.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def without_checkpoint(storage: Storage, log_dir: Path, unsynced_records: int) -
         journal_size=max(size, 1),
         journal_position=extent.position if extent else 0,
         next_sequence=extent.sequence if extent else 1 + newest_snapshot,
-        leader_epoch=0,
+        leader_epoch=note.leader_epoch,
         last_timestamp_ms=0,
         clean=False,
         partitions=[],

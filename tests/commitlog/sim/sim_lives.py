@@ -22,7 +22,7 @@ from unittest.mock import patch
 
 import commitlog.embedded
 from commitlog.base import NewRecord, TableChange
-from commitlog.checkpoint import read_checkpoint
+from commitlog.checkpoint import CHECKPOINT_NAME, read_checkpoint
 from commitlog.embedded import EmbeddedLog
 from commitlog.reader import FileLogReader
 from commitlog.settings import LogSettings
@@ -94,6 +94,8 @@ class Breakage:
     log_class: type[EmbeddedLog] = EmbeddedLog
     storage_class: type[SimStorage] = SimStorage
     patches: dict[str, object] = field(default_factory=dict)
+    checkpoints: bool = False
+    """Between two lives the checkpoint may be damaged or lost: that breaks no promise."""
 
 
 @dataclass
@@ -111,6 +113,7 @@ class Outcome:
     checkpoints: int = 0
     replayed: int = 0
     refused: int = 0
+    checkpoints_lost: int = 0
 
 
 class Simulation:
@@ -228,6 +231,20 @@ class Simulation:
             self.disk.power_cut(loss, self.rng)
             self.outcome.power_cuts += 1
             self.recent.append(f"-- the power is cut, {loss.value}")
+        if self._breakage.checkpoints and self.rng.random() < 0.5:
+            self._lose_checkpoint()
+
+    def _lose_checkpoint(self) -> None:
+        path = self.data_dir / LOG_DIR / CHECKPOINT_NAME
+        with contextlib.suppress(FileNotFoundError):  # killed before there was one
+            content = self.disk.content(path)
+            if self.rng.random() < 0.5:
+                content[self.rng.randrange(len(content))] ^= 1 << self.rng.randrange(8)
+            else:
+                SimStorage(self.disk, self.rng).remove(path)
+                SimStorage(self.disk, self.rng).sync_dir(path.parent)
+            self.outcome.checkpoints_lost += 1
+            self.recent.append("-- the checkpoint is damaged or lost")
 
     async def _process(self, *, last: bool) -> None:
         failures = Failures()

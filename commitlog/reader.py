@@ -23,7 +23,7 @@ from commitlog.report import read_report
 from commitlog.resync import next_batch_after
 from commitlog.segment import INDEX_SUFFIX, TIMEINDEX_SUFFIX, base_offsets, segment_path
 from commitlog.storage import LOG_DIR, RUN_DIR, Storage, StorageFile, SystemStorage, partition_dir_name, read_whole
-from commitlog.watermarks import WatermarkMap
+from commitlog.watermarks import Marks, WatermarkMap
 from commitlog.window_list import WindowList
 from core.clock import Clock, SystemClock
 from core.collector import collector_paused
@@ -50,11 +50,14 @@ class _Cursor:
 class FileLogReader:
     """`LogReader` over `<data>`. Not to be shared between threads."""
 
-    def __init__(self, data_dir: Path, *, storage: Storage | None = None, clock: Clock | None = None) -> None:
+    def __init__(
+        self, data_dir: Path, *, storage: Storage | None = None, clock: Clock | None = None, marks: Marks | None = None
+    ) -> None:
+        """`marks` takes the place of the map that a writer makes."""
         self._log_dir = data_dir / LOG_DIR
         self._storage = storage or SystemStorage()
         self._clock = clock or SystemClock()
-        self._marks = WatermarkMap(data_dir / RUN_DIR)
+        self._marks: Marks = marks or WatermarkMap(data_dir / RUN_DIR)
         self._doorbell = DoorbellWaiter(data_dir / RUN_DIR)
         self._cursors: dict[tuple[str, int], _Cursor] = {}
         self._seen = (0, 0, 0)

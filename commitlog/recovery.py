@@ -200,10 +200,12 @@ def start_journal(
 ) -> Journal:
     """Move the checkpoint past everything recovered, then open the journal anew under the new id.
 
-    In this order: should a crash come between, the old journal is no longer needed. What is noted in `meta.properties`
-    changes when the report has told of offsets that are passed over, and before the file may be cut to another size:
-    should the checkpoint be lost, what is noted and what stands in report and journal belong together. Raises OSError.
+    In this order: should a crash come between, the old journal is no longer needed. The report comes before the
+    checkpoint, behind which nobody can tell any more what was missing. What is noted in `meta.properties` changes after
+    both, and before the file may be cut to another size: should the checkpoint be lost, what is noted and what stands
+    in report and journal belong together. Raises OSError.
     """
+    keep_report(storage, log_dir, recovered.report, recovered.last_timestamp_ms)
     recovered.tables.write_snapshots(storage, log_dir / TABLES_DIR, recovered.next_sequence)
     checkpoint = Checkpoint(
         journal_id=recovered.journal_id,
@@ -218,7 +220,6 @@ def start_journal(
         table_bytes=dict(recovered.tables.snapshot_bytes),
     )
     write_checkpoint(storage, log_dir, checkpoint)
-    keep_report(storage, log_dir, recovered.report, recovered.last_timestamp_ms)
     path, size = log_dir / JOURNAL_NAME, settings.journal_size_bytes
     note = partial(write_meta, storage, log_dir, journal_id=recovered.journal_id, leader_epoch=recovered.leader_epoch)
     note(journal_inode=storage.inode(path))

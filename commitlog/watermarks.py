@@ -34,7 +34,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import google_crc32c
 
@@ -65,6 +65,26 @@ class MapSnapshot:
 
     topics: Mapping[str, TopicInfo]
     watermarks: Mapping[str, tuple[Watermark, ...]]
+
+
+class Marks(Protocol):
+    """What a reader needs to know of where it may read: `WatermarkMap`, or what takes its place."""
+
+    def read(self) -> MapSnapshot:
+        """See `WatermarkMap.read`."""
+        ...
+
+    def changes(self) -> tuple[int, int, int]:
+        """See `WatermarkMap.changes`."""
+        ...
+
+    def is_live(self, monotonic_ms: int) -> bool:
+        """See `WatermarkMap.is_live`."""
+        ...
+
+    def close(self) -> None:
+        """See `WatermarkMap.close`."""
+        ...
 
 
 def _allocate(fd: int, size: int) -> None:

@@ -38,13 +38,14 @@ class JournalExtent:
     """Everything of one id that is left in the ring, from the oldest entry on.
 
     `position` is logical, within the first lap. From the entry `unbroken_from` to the newest no sequence is missing.
-    `offsets` has, for each (topic id, partition), the first offset of those up to the newest of which none is missing.
+    `offsets` has, for each (topic id, partition), the first offset of those up to the newest of which none is missing,
+    and the one after the newest.
     """
 
     position: int
     sequence: int
     unbroken_from: int
-    offsets: Mapping[tuple[bytes, int], int]
+    offsets: Mapping[tuple[bytes, int], tuple[int, int]]
 
 
 def find_entries(file: StorageFile, *, size: int, journal_id: int) -> JournalExtent | None:
@@ -71,7 +72,7 @@ def find_entries(file: StorageFile, *, size: int, journal_id: int) -> JournalExt
         position=position % size,
         sequence=sequence,
         unbroken_from=unbroken_from,
-        offsets={at: low for at, (low, _) in offsets.items()},
+        offsets=offsets,
     )
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from commitlog.checkpoint import Checkpoint, CheckpointError, read_checkpoint
 from commitlog.files import PartitionFiles
+from commitlog.journal import ENTRY_HEADER
 from commitlog.journal_scan import JournalExtent, find_entries
 from commitlog.replay import JOURNAL_NAME
 from commitlog.report import RecoveryReport, read_report
@@ -39,13 +40,15 @@ class StartingPoint:
     """From where recovery looks: the checkpoint (None: the log is new), or what can be had in its place.
 
     `changes_from`: the sequence of the first journal entry whose table changes count. `journal_offsets` has, for each
-    (topic id, partition), from which offset on the journal has everything; only known where the checkpoint is lost.
+    (topic id, partition), from which offset on the journal has everything, `journal_ends` up to which; only known where
+    the checkpoint is lost.
     """
 
     checkpoint: Checkpoint | None
     salvaged: bool = False
     changes_from: int = 0
     journal_offsets: Mapping[tuple[bytes, int], int] = field(default_factory=dict)
+    journal_ends: Mapping[tuple[bytes, int], int] = field(default_factory=dict)
 
 
 def starting_point(storage: Storage, log_dir: Path, settings: LogSettings, report: RecoveryReport) -> StartingPoint:
@@ -73,7 +76,7 @@ def without_checkpoint(storage: Storage, log_dir: Path, unsynced_records: int) -
     newest_snapshot = max((snapshot_sequence(name) or 0 for name in snapshots.values()), default=0)
     checkpoint = Checkpoint(
         journal_id=secrets.randbits(64) if note.journal_id is None else note.journal_id,
-        journal_size=max(size, 1),
+        journal_size=max(size, ENTRY_HEADER.size),  # no ring is smaller
         journal_position=extent.position if extent else 0,
         next_sequence=extent.sequence if extent else 1 + newest_snapshot,
         leader_epoch=note.leader_epoch,
@@ -93,7 +96,8 @@ def without_checkpoint(storage: Storage, log_dir: Path, unsynced_records: int) -
         checkpoint=checkpoint,
         salvaged=True,
         changes_from=extent.unbroken_from if extent else 0,
-        journal_offsets=extent.offsets if extent else {},
+        journal_offsets={at: first for at, (first, _) in extent.offsets.items()} if extent else {},
+        journal_ends={at: following for at, (_, following) in extent.offsets.items()} if extent else {},
     )
     return point, said
 

@@ -96,6 +96,7 @@ EXPORT_LIST: Final = {
             "rows": 3010,
             "quarantined": 0,
             "lost": [],
+            "left_out": [],
             "clashes": {},
         }
     ],

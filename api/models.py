@@ -178,8 +178,8 @@ class ExportFile(Shape):
     date: str
 
 
-class LostRange(Shape):
-    """Offsets (first <= offset < next) that could not be exported, and why."""
+class MissingRange(Shape):
+    """Offsets (first <= offset < next) of a window that are in no file, and why."""
 
     partition: int
     first: int
@@ -199,7 +199,8 @@ class Export(Shape):
     records: int
     rows: int
     quarantined: int
-    lost: list[LostRange]
+    lost: list[MissingRange] = Field(description="Offsets whose records the log no longer has.")
+    left_out: list[MissingRange] = Field(description="Offsets that never belonged to a record: recovery left them out.")
     clashes: dict[str, int] = Field(description="Values that went to a side column, by column.")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
@@ -13,7 +13,7 @@ from api.models import (
     Export,
     ExportFile,
     ExportList,
-    LostRange,
+    MissingRange,
     PartitionMarks,
     SessionList,
     Topic,
@@ -100,6 +100,13 @@ def _window(window: ClosedWindow) -> Window:
     )
 
 
+def _ranges(rows: Iterable[tuple[int, int, int, str]]) -> list[MissingRange]:
+    return [
+        MissingRange(partition=partition, first=first, next=following, reason=reason)
+        for partition, first, following, reason in rows
+    ]
+
+
 def _export(row: Mapping[str, Any]) -> Export:
     return Export(
         topic=row["topic"],
@@ -114,9 +121,7 @@ def _export(row: Mapping[str, Any]) -> Export:
         records=row["records"],
         rows=row["rows"],
         quarantined=row["quarantined"],
-        lost=[
-            LostRange(partition=partition, first=first, next=following, reason=reason)
-            for partition, first, following, reason in row["lost"]
-        ],
+        lost=_ranges(row["lost"]),
+        left_out=_ranges(row.get("left_out", ())),
         clashes=row["clashes"],
     )

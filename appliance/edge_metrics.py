@@ -45,7 +45,12 @@ class EdgeCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Everything, as of now."""
-        yield from self._log_metrics()
+        yield from self._commit_metrics()
+        yield from self._unsynced_metrics()
+        yield from self._written_metrics()
+        yield from self._clock_metrics()
+        yield from self._disk_metrics()
+        yield from self._recovery_metrics()
         yield from self._listener_metrics()
         yield from self._window_metrics()
         yield CounterMetricFamily(
@@ -56,11 +61,31 @@ class EdgeCollector(Collector):
         if (resident_bytes := _resident_bytes()) is not None:
             yield GaugeMetricFamily("headrace_edge_resident_bytes", "Memory of the edge process.", value=resident_bytes)
 
-    def _log_metrics(self) -> Iterator[Metric]:
+    def _commit_metrics(self) -> Iterator[Metric]:
         stats = self._log.stats
         yield CounterMetricFamily(
             "headrace_acked_records", "Records acknowledged after their commit.", value=stats.acked_records
         )
+        yield CounterMetricFamily("headrace_commits", "Commits written to the journal.", value=stats.commits)
+        yield CounterMetricFamily(
+            "headrace_journal_syncs", "Syncs of the journal, one per commit at durability fsync.", value=stats.syncs
+        )
+        yield CounterMetricFamily(
+            "headrace_journal_waits", "Commits that waited for a checkpoint to make room.", value=stats.journal_waits
+        )
+        batches = CounterMetricFamily("headrace_batches", "Record batches from Kafka clients.", labels=["outcome"])
+        for outcome, count in sorted(stats.batches.items()):
+            batches.add_metric([outcome], count)
+        yield batches
+        yield _histogram(
+            "headrace_ack_latency_seconds",
+            "Time from an append to its acknowledgement; each record counts as the oldest of its commit.",
+            stats.ack_latency_s,
+        )
+        yield _histogram("headrace_sync_seconds", "Time of one sync of the journal, its write included.", stats.sync_s)
+
+    def _unsynced_metrics(self) -> Iterator[Metric]:
+        stats = self._log.stats
         yield GaugeMetricFamily(
             "headrace_unsynced_records", "Records acknowledged but not yet on disk.", value=stats.unsynced_records
         )
@@ -74,17 +99,8 @@ class EdgeCollector(Collector):
             "Age of the oldest record acknowledged but not yet on disk.",
             value=self._log.unsynced_age_s,
         )
-        yield CounterMetricFamily("headrace_commits", "Commits written to the journal.", value=stats.commits)
-        yield CounterMetricFamily(
-            "headrace_journal_syncs", "Syncs of the journal, one per commit at durability fsync.", value=stats.syncs
-        )
-        yield CounterMetricFamily(
-            "headrace_journal_waits", "Commits that waited for a checkpoint to make room.", value=stats.journal_waits
-        )
-        batches = CounterMetricFamily("headrace_batches", "Record batches from Kafka clients.", labels=["outcome"])
-        for outcome, count in sorted(stats.batches.items()):
-            batches.add_metric([outcome], count)
-        yield batches
+
+    def _written_metrics(self) -> Iterator[Metric]:
         yield CounterMetricFamily(
             "headrace_journal_bytes", "Bytes written to the journal.", value=self._log.journal_bytes_written
         )
@@ -92,12 +108,8 @@ class EdgeCollector(Collector):
             "headrace_segment_bytes", "Bytes written to segments.", value=self._log.segment_bytes_written
         )
         yield CounterMetricFamily("headrace_checkpoints", "Checkpoints taken.", value=self._log.checkpoints)
-        yield _histogram(
-            "headrace_ack_latency_seconds",
-            "Time from an append to its acknowledgement; each record counts as the oldest of its commit.",
-            stats.ack_latency_s,
-        )
-        yield _histogram("headrace_sync_seconds", "Time of one sync of the journal, its write included.", stats.sync_s)
+
+    def _clock_metrics(self) -> Iterator[Metric]:
         yield GaugeMetricFamily(
             "headrace_clock_behind_seconds",
             "How far the box's clock is behind the newest record; until it is past it, records carry that time.",
@@ -107,6 +119,8 @@ class EdgeCollector(Collector):
         for state in ClockState:
             clock.add_metric([state.value], float(state is self._roller.clock_state))
         yield clock
+
+    def _disk_metrics(self) -> Iterator[Metric]:
         disk = self._log.disk
         yield GaugeMetricFamily(
             "headrace_disk_full", "1 while readings are refused because the disk is full.", value=float(self._log.full)
@@ -122,6 +136,8 @@ class EdgeCollector(Collector):
             "What the log keeps for itself; 0 while it is in use.",
             value=disk.reserve_bytes,
         )
+
+    def _recovery_metrics(self) -> Iterator[Metric]:
         report = self._log.report
         yield GaugeMetricFamily(
             "headrace_recovery_seconds", "How long recovery took at the last start.", value=report.duration_s

@@ -159,6 +159,7 @@ def _bad_combinations(settings: Settings, found: Collected) -> Iterator[Problem]
     yield from _routes_that_cannot_work(settings, found)
     yield from _repeated(found, "routes", "filter", [route.filter for route in settings.routes])
     yield from _repeated(found, "topics", "name", [topic.name for topic in settings.topics])
+    yield from _larger_than_a_commit(settings, found)
     listening = [name for name in LISTENERS if getattr(settings, name).port != 0]
     if not settings.security.allow_anonymous_network:
         yield from (problem for name in listening for problem in _open_to_network(name, settings, found))
@@ -181,6 +182,21 @@ def _repeated(found: Collected, table: str, key: str, values: Sequence[str]) -> 
                 what=f"[[{table}]] has {count} entries with {key} = {value!r}",
                 where=_where(found, (table, last, key)),
                 mend=f"keep one of them: each {key} stands once",
+            )
+
+
+def _larger_than_a_commit(settings: Settings, found: Collected) -> Iterator[Problem]:
+    limit_bytes = settings.log.record_limit_bytes
+    for section, key, size_bytes in (
+        ("mqtt", "max_packet_size", settings.mqtt.max_packet_size_bytes),
+        ("tcp", "max_line_size", settings.tcp.max_line_size_bytes),
+    ):
+        if size_bytes > limit_bytes:
+            yield Problem(
+                what=f"{section}.{key} is {size_bytes >> 10} KB, and with log.journal_size = "
+                f"{settings.log.journal_size_bytes >> 20} MB a reading may have {limit_bytes >> 10} KB",
+                where=_where(found, (section, key)),
+                mend="raise log.journal_size: three eighths of what checkpoint_bytes leaves of it are for one reading",
             )
 
 

@@ -1,11 +1,12 @@
 """What the log costs by itself, without sockets: ratios in one run, medians with spread.
 
-    python -m benchmarks.log [append] [read] [freshness] [memory] [--rounds 5] [--markdown]
+    python -m benchmarks.log [append] [read] [behind] [freshness] [memory] [--rounds 5] [--seconds 5]
 
 append     append+commit of 120-byte JSON values over 8 partitions, every commit synced, 1,000 records outstanding in
            chunks of 10: records/s and CPU per record, against the bare loop (`log_bare.py`)
 read       sequential read with decode through `FileLogReader`, against the record-batch library iterating the same
            bytes in memory
+behind     appends beside a process that reads the log from its start, over and over (`log_behind.py`)
 freshness  a reader in another process sees a committed record: latency at paced 10,000 and 50,000 records/s
 memory     resident memory of the writing process over ten million records
 
@@ -24,89 +25,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import uvloop
 from aiokafka.record._crecords import MemoryRecords
 
 from benchmarks.log_bare import BareLog
+from benchmarks.log_behind import KINDS, measure_behind
+from benchmarks.log_load import DEVICES, PARTITIONS, VALUE_BYTES, ClosedLoop, devices, fresh, open_log
 from benchmarks.measure import Spread, process_memory
-from commitlog.embedded import EmbeddedLog
-from commitlog.partitioner import partition_for_key
 from commitlog.reader import FileLogReader
 from commitlog.segment import LOG_SUFFIX
-from commitlog.settings import LogSettings
-from commitlog.storage import LOG_DIR, RUN_DIR, SystemStorage
-from core.clock import SystemClock
-
-BUILD = Path(__file__).parent / "build"
-PARTITIONS = 8
-CHUNK = 10
-OUTSTANDING = 1_000
-DEVICES = 1_000
-VALUE = json.dumps(
-    {"ts": 1_800_000_000_000, "seq": 1, "temperature": 21.57, "vibration": 0.0126, "rpm": 1480, "status": "ok"}
-)
-VALUE_BYTES = (VALUE[:-1] + ', "p": "').encode().ljust(118, b"x") + b'"}'
-
-
-def devices() -> list[tuple[int, bytes, list[tuple[str, bytes | None]]]]:
-    """(partition, key, headers) of each device, as a listener caches them."""
-    return [
-        (partition_for_key(key, PARTITIONS), key, [("mqtt.topic", b"devices/" + key + b"/telemetry")])
-        for key in (b"dev-%06d" % number for number in range(DEVICES))
-    ]
-
-
-class ClosedLoop:
-    """Keeps `OUTSTANDING` records unacknowledged: each acknowledged chunk is followed by a new one, as by a client."""
-
-    def __init__(self, log: Any, partitions: Sequence[Any], seconds: float) -> None:
-        self._log = log
-        self._targets = [(partitions[index].append, key, headers) for index, key, headers in devices()]
-        self._next = 0
-        self._end_s = time.monotonic() + seconds
-        self.acked = 0
-        self._open = 0
-        self.done = asyncio.Event()
-
-    def start(self) -> None:
-        for _ in range(OUTSTANDING // CHUNK):
-            self._send()
-
-    def committed(self, token: int) -> None:
-        self.acked += token
-        self._open -= 1
-        if time.monotonic() < self._end_s:
-            self._send()
-        elif not self._open:
-            self.done.set()
-
-    def failed(self, token: int) -> None:
-        raise RuntimeError("the log failed")
-
-    def _send(self) -> None:
-        now_ms = self._log.now_ms()
-        for _ in range(CHUNK):
-            append, key, headers = self._targets[self._next]
-            self._next = (self._next + 1) % DEVICES
-            append(now_ms, key, VALUE_BYTES, headers)
-        self._open += 1
-        self._log.appended(CHUNK, CHUNK * 170, self, CHUNK)
-
-
-async def open_log(directory: Path, **settings: Any) -> EmbeddedLog:
-    (directory / RUN_DIR).mkdir(parents=True)
-    log = await EmbeddedLog.open(
-        directory,
-        LogSettings(**settings),
-        clock=SystemClock(),
-        storage=SystemStorage(),
-        on_failure=lambda error: print(repr(error), file=sys.stderr),
-    )
-    await log.create_topic("telemetry", PARTITIONS)
-    return log
+from commitlog.storage import LOG_DIR
 
 
 async def measure_append(kind: str, seconds: float) -> dict[str, float]:
@@ -225,12 +155,6 @@ async def measure_memory(records: int) -> dict[str, Any]:
     return {"records": records, "rss_mib": series}
 
 
-def fresh(name: str) -> Path:
-    directory = BUILD / name
-    shutil.rmtree(directory, ignore_errors=True)
-    return directory
-
-
 def in_process(*words: str) -> dict[str, Any]:
     """One measurement in a process of its own."""
     done = subprocess.run(
@@ -246,6 +170,8 @@ def run_one(words: Sequence[str]) -> dict[str, Any]:
             return uvloop.run(measure_append(kind, float(seconds)))
         case ["read", seconds]:
             return uvloop.run(measure_read(float(seconds)))
+        case ["behind", order, seconds]:
+            return uvloop.run(measure_behind(order.split(","), float(seconds)))
         case ["freshness", rate, seconds]:
             return uvloop.run(measure_freshness(int(rate), float(seconds)))
         case ["memory", records]:
@@ -280,6 +206,22 @@ def report_read(rounds: int, seconds: float) -> None:
     print(f"| sequential read | {spread(rate, 0)} | {spread(bare, 0)} | {ratio} |", flush=True)
 
 
+def report_behind(rounds: int, seconds: float) -> None:
+    results = [
+        in_process("behind", ",".join(KINDS[number % 3 :] + KINDS[: number % 3]), str(seconds))
+        for number in range(rounds)
+    ]
+    print("| beside the writer | records/s | to alone | p50 ms | p99 ms | CPU us/record | read/s |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
+    for kind in KINDS:
+        runs = [r[kind] for r in results]
+        rate = spread([run["records_per_s"] for run in runs], 0)
+        ratio = spread([r[kind]["records_per_s"] / r["alone"]["records_per_s"] for r in results])
+        p50, p99, cpu = (spread([run[name] for run in runs]) for name in ("p50_ms", "p99_ms", "cpu_us"))
+        read = spread([run["read"] / seconds for run in runs], 0) if kind == "reader" else "-"
+        print(f"| {kind} | {rate} | {ratio} | {p50} | {p99} | {cpu} | {read} |", flush=True)
+
+
 def report_freshness(rounds: int, seconds: float) -> None:
     print("| paced | p50 ms | p99 ms |\n|---|---:|---:|")
     for rate in (10_000, 50_000):
@@ -298,7 +240,7 @@ def main(arguments: Sequence[str]) -> int:
         print(json.dumps(run_one(arguments[1:])))
         return 0
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", default=["append", "read", "freshness", "memory"])
+    parser.add_argument("what", nargs="*", default=["append", "read", "behind", "freshness", "memory"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0)
     options = parser.parse_args(arguments)
@@ -309,6 +251,8 @@ def main(arguments: Sequence[str]) -> int:
             report_append(options.rounds, options.seconds)
         elif what == "read":
             report_read(options.rounds, options.seconds)
+        elif what == "behind":
+            report_behind(options.rounds, options.seconds)
         elif what == "freshness":
             report_freshness(options.rounds, options.seconds)
         elif what == "memory":

@@ -78,6 +78,20 @@ class Position:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AppendedBatch:
+    """Where the first record of an appended batch stands, and the time that all its records got.
+
+    Both are what a produce response calls them: `base_offset` and `log_append_time`. For a batch that was sent again
+    they are the first one's, as in Kafka; the time is -1 where it is not known any more.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProducerIdentity:
     """What an idempotent producer signs its batches with. Its sequence numbers begin at 0 in each partition."""
 
@@ -144,7 +158,10 @@ class Gap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slice:
-    """What one read brought: records in offset order, gaps met on the way, and where to read on."""
+    """What one read brought: records in offset order, gaps met on the way, and where to read on.
+
+    Every offset from the one that was asked for to `next_offset` is a record's or in a gap.
+    """
 
     records: Sequence[Record]
     next_offset: int
@@ -170,8 +187,9 @@ class LogReader(Protocol):
         ...
 
     def read(self, topic: str, partition: int, offset: int, *, max_bytes: int = 1 << 20) -> Slice:
-        """Records from `offset` on, whole batches of about `max_bytes` (at least one batch, stored size).
+        """Records from `offset` on, whole batches of at most about `max_bytes` (at least one batch, stored size).
 
+        A slice may be much shorter, so that its records fit the cache: whoever wants more reads on at `next_offset`.
         At the high watermark the slice is empty and `next_offset == offset`. Offsets that are gone (expired,
         skipped by recovery) come back as gaps. Raises NotFoundError for an unknown topic or partition.
         """
@@ -217,12 +235,12 @@ class Log(Protocol):
         """
         ...
 
-    async def append_batch(self, topic: str, partition: int, batch: bytes) -> Position:
-        """Append a ready RecordBatch v2 as it is, in one atomic commit; the position is that of its first record.
+    async def append_batch(self, topic: str, partition: int, batch: bytes) -> AppendedBatch:
+        """Append a ready RecordBatch v2 as it is, in one atomic commit; says where and when.
 
         Its records get the time received (timestamp type LogAppendTime). Batches of one producer and partition are
         judged in the order of the calls. One that an idempotent producer sent before is not appended again: it gets the
-        position it got then. Raises a commitlog.batch_errors.BatchError, which carries Kafka's error code, for a batch
+        answer it got then. Raises a commitlog.batch_errors.BatchError, which carries Kafka's error code, for a batch
         that is refused, NotFoundError for an unknown topic or partition, UnavailableError when the log cannot accept
         now.
         """

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import google_crc32c
@@ -42,6 +42,7 @@ MAX_BATCH_BYTES: Final = 1 << 30  # a segment's size limit; a larger length fiel
 BASE_OFFSET: Final = struct.Struct(">q")
 _LEADER_EPOCH: Final = struct.Struct(">i")
 _LENGTH: Final = struct.Struct(">i")
+_LENGTH_AT: Final = 8
 _ATTRIBUTES: Final = struct.Struct(">h")
 
 
@@ -92,8 +93,11 @@ def check_crc(batch: bytes, header: BatchHeader) -> bool:
     return bool(google_crc32c.value(batch[CRC_STARTS_AT:]) == header.crc)
 
 
-def new_builder(codec: int) -> DefaultRecordBatchBuilder:
-    """An empty batch of an unsequenced producer; `codec` is CODEC_NONE or CODEC_ZSTD."""
+def new_builder(codec: int, limit_bytes: int = MAX_BATCH_BYTES) -> DefaultRecordBatchBuilder:
+    """An empty batch of an unsequenced producer; `codec` is CODEC_NONE or CODEC_ZSTD.
+
+    Its `append` returns None, and takes nothing, where a second or later record would bring it to `limit_bytes`.
+    """
     return DefaultRecordBatchBuilder(
         magic=2,
         compression_type=codec,
@@ -101,7 +105,7 @@ def new_builder(codec: int) -> DefaultRecordBatchBuilder:
         producer_id=-1,
         producer_epoch=-1,
         base_sequence=-1,
-        batch_size=MAX_BATCH_BYTES,
+        batch_size=limit_bytes,
     )
 
 
@@ -113,32 +117,15 @@ def place(batch: bytearray, base_offset: int, leader_epoch: int) -> None:
 
 def records_of(batch: bytes, header: BatchHeader) -> list[Record]:
     """The records of one whole batch, offsets and all. Raises CorruptBatchError."""
-    try:
-        return list(DefaultRecordBatch(_uncompressed(batch, header)))
-    except CorruptBatchError:
-        raise
-    except Exception as error:
-        raise CorruptBatchError(f"records of the batch at offset {header.base_offset}: {error!r}") from error
-
-
-def _uncompressed(batch: bytes, header: BatchHeader) -> bytes:
-    codec = header.attributes & CODEC_MASK
-    if codec == CODEC_NONE:
-        return batch
-    try:
-        records = decompress(codec, batch[HEADER_BYTES:], MAX_DECOMPRESSED_BYTES)
-    except CompressionError as error:
-        raise CorruptBatchError(f"the batch at offset {header.base_offset}: {error}") from error
-    return with_plain_records(batch[:HEADER_BYTES], header.attributes, records)
+    return RawBatch(header, batch).records()
 
 
 def with_plain_records(header: bytes, attributes: int, records: bytes) -> bytes:
     """The batch of a compressed batch's header and its decompressed records."""
-    plain = bytearray(header)
-    _LENGTH.pack_into(plain, 8, HEADER_BYTES - LENGTH_ENDS_AT + len(records))
-    _ATTRIBUTES.pack_into(plain, CRC_STARTS_AT, attributes & ~CODEC_MASK)
-    plain += records
-    return bytes(plain)
+    changed = bytearray(header)
+    _LENGTH.pack_into(changed, _LENGTH_AT, HEADER_BYTES - LENGTH_ENDS_AT + len(records))
+    _ATTRIBUTES.pack_into(changed, CRC_STARTS_AT, attributes & ~CODEC_MASK)
+    return b"".join((changed, records))  # the records are copied once
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,17 +135,29 @@ class RawBatch:
     header: BatchHeader
     data: bytes
 
-    def uncompressed(self) -> RawBatch:
-        """The same batch with its records as they are (its CRC is then not theirs). Raises CorruptBatchError."""
-        plain = _uncompressed(self.data, self.header)
-        if plain is self.data:
-            return self
-        attributes = self.header.attributes & ~CODEC_MASK
-        return RawBatch(replace(self.header, size_bytes=len(plain), attributes=attributes), plain)
+    def plain(self) -> bytes:
+        """The batch with its records decompressed (the CRC in it is then not theirs). Raises CorruptBatchError."""
+        codec = self.header.attributes & CODEC_MASK
+        if codec == CODEC_NONE:
+            return self.data
+        try:
+            records = decompress(codec, self.data[HEADER_BYTES:], MAX_DECOMPRESSED_BYTES)
+        except CompressionError as error:
+            raise CorruptBatchError(f"the batch at offset {self.header.base_offset}: {error}") from error
+        return with_plain_records(self.data[:HEADER_BYTES], self.header.attributes, records)
 
     def records(self) -> list[Record]:
-        """See `records_of`."""
-        return records_of(self.data, self.header)
+        """The records, offsets and all. Raises CorruptBatchError."""
+        return plain_records(self.plain())
+
+
+def plain_records(plain: bytes) -> list[Record]:
+    """The records of one whole batch that is not compressed. Raises CorruptBatchError."""
+    try:
+        return list(DefaultRecordBatch(plain))
+    except Exception as error:
+        (base_offset,) = BASE_OFFSET.unpack_from(plain)
+        raise CorruptBatchError(f"records of the batch at offset {base_offset}: {error!r}") from error
 
 
 def split_batches(data: bytes) -> Iterator[RawBatch]:

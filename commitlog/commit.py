@@ -5,7 +5,9 @@ is in flight; whatever arrives meanwhile is the next one. What it takes is writt
 anything in it wants to be (`commitlog.durability`); only then do its waiters hear `committed`. A failed write or sync
 is never retried: its waiters and everybody after them hear `failed`, and nothing is accepted any more.
 
-Memory is bounded by `pending_bytes` and one chunk: beyond that the log is congested and listeners stop reading.
+Memory is bounded by `pending_bytes` and one chunk: beyond that the log is congested and listeners stop reading. What is
+open is cut where it would be more than one commit may hold (`commitlog.open_commit`): the log is then congested until
+all that was cut is on its way, and commits follow each other at once.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ from core.threads import Threads
 class Commit:
     """What one journal entry holds, and who waits for it. `flush` comes with it once it is durable at its level.
 
-    `rolls` were asked for with it, and are answered by `after_flush`. `size_bytes`: as written, known after that.
+    `rolls` were asked for with it, and are answered by `after_flush`. `pieces` of what had been cut are in it, and all
+    else that is open, unless there is a `rest`. `size_bytes`: as written, known after that.
     """
 
     batches: Sequence[TakenBatch]
@@ -42,6 +45,8 @@ class Commit:
     rolls: int
     records: int
     durability: Durability
+    pieces: int = 0
+    rest: bool = False
     size_bytes: int = 0
     waiters: list[tuple[Waiter, Any]] = field(default_factory=list)
     first_at_s: float = 0.0
@@ -85,6 +90,7 @@ class GroupCommit:
             note=note_unsynced,
         )
         self._waiters: list[tuple[Waiter, Any]] = []
+        self._cut_waiters: deque[list[tuple[Waiter, Any]]] = deque()  # one list for each piece
         self._resume: deque[Callable[[], None]] = deque()
         self._pending_records = self._pending_bytes = 0
         self._first_at_s = 0.0
@@ -133,8 +139,26 @@ class GroupCommit:
         """See `Appender.when_clear`."""
         self._resume.append(resume)
 
+    def cut(self) -> None:
+        """What was appended before now is a piece by itself, and the log congested until it is on its way.
+
+        Not everybody who appended it may have said at which level: it is as strict as can be.
+        """
+        if not (self._pending_records or self._waiters or self._cut_waiters):
+            self._first_at_s = self._loop.time()
+        self._asked = Durability.FSYNC
+        self._cut_waiters.append(self._waiters)
+        self._waiters = []
+        self._pending_records = self._pending_bytes = 0
+        self.congested = True
+        if self._flying is not None:
+            self._overdue = True
+        elif not self._soon:
+            self._soon = True
+            self._loop.call_soon(self.start)
+
     def start(self) -> None:
-        """Commit everything open now; if a commit is in flight, as soon as it is back."""
+        """Commit everything open now, as far as one commit holds it; if one is in flight, as soon as it is back."""
         self._soon = False
         if self._failed:
             return
@@ -144,12 +168,10 @@ class GroupCommit:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._overdue = False
-        asked, self._asked = self._asked, Durability.OS
-        commit = self._take(asked)
-        commit.waiters, self._waiters = self._waiters, []
+        commit = self._take(self._asked)
         commit.first_at_s = self._first_at_s
-        self._pending_records = self._pending_bytes = 0
+        self._claim_waiters(commit)
+        self._overdue = commit.rest
         if commit.batches or commit.changes:  # an empty one asks for no level, and must not be taken for a weak one
             commit.durability = self._late.permit(commit.durability, commit.records)
             self._flying = commit
@@ -164,7 +186,9 @@ class GroupCommit:
 
     async def drain(self) -> None:
         """Wait until nothing is open or in flight, everybody who waited was told, or the log has failed."""
-        while not self._failed and (self._flying is not None or self._pending_records or self._waiters):
+        while not self._failed and (
+            self._flying is not None or self._pending_records or self._waiters or self._cut_waiters
+        ):
             self._landed.clear()
             self.start()
             if self._flying is not None:
@@ -174,9 +198,12 @@ class GroupCommit:
         """Tell everybody that nothing of theirs may be acknowledged; from now on nothing is."""
         self._failed = True
         self._late.close()
-        waiters, self._waiters = self._waiters, []
-        if self._flying is not None:
-            waiters = self._flying.waiters + waiters
+        waiters = [] if self._flying is None else list(self._flying.waiters)
+        for cut in self._cut_waiters:
+            waiters += cut
+        waiters += self._waiters
+        self._cut_waiters.clear()
+        self._waiters = []
         for waiter, token in waiters:
             try:
                 waiter.failed(token)
@@ -191,6 +218,15 @@ class GroupCommit:
         if self._timer is not None:
             self._timer.cancel()
         await self._thread.close()
+
+    def _claim_waiters(self, commit: Commit) -> None:
+        for _ in range(commit.pieces):
+            commit.waiters += self._cut_waiters.popleft()
+        if not commit.rest:
+            commit.waiters += self._waiters
+            self._waiters = []
+            self._pending_records = self._pending_bytes = 0
+            self._asked = Durability.OS
 
     def _enough(self) -> bool:
         return (
@@ -223,6 +259,6 @@ class GroupCommit:
                 log_unexpected("a waiter failed on hearing of its commit", error)
         if commit.records:
             self._stats.acknowledged(commit.records, self._loop.time() - commit.first_at_s)
-        self.congested = False
+        self.congested = bool(self._cut_waiters)
         while self._resume and not self.congested:
             self._resume.popleft()()

@@ -16,6 +16,7 @@ Source: Kafka documentation, "Record Batch"; the frame formats of the codecs the
 from __future__ import annotations
 
 import struct
+import threading
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -37,6 +38,16 @@ _XERIAL_LENGTH: Final = struct.Struct(">i")
 _LZ4_RATIOS: Final = (8, 64, 256)  # nothing in an lz4 frame unfolds to more than 255 times its size
 _LZ4_ROOM_BYTES: Final = 64 << 10
 _LZ4_NO_ROOM: Final = "failed to write whole buffer"
+
+
+class _OneShot(threading.local):
+    """Unfolds zstd frames of announced size, with a context for each thread: making one takes longer than using it."""
+
+    def __init__(self) -> None:
+        self.unfold = zstandard.ZstdDecompressor().decompress
+
+
+_one_shot: Final = _OneShot()
 
 
 class CompressionError(ValueError):
@@ -134,7 +145,7 @@ def _zstd(data: bytes, limit_bytes: int) -> bytes:
         if announced > limit_bytes:
             raise TooLargeError(limit_bytes)
         if announced >= 0:
-            return zstandard.ZstdDecompressor().decompress(data)
+            return _one_shot.unfold(data)
         chunks: list[bytes] = []
         room = limit_bytes
         with zstandard.ZstdDecompressor().stream_reader(data) as reader:

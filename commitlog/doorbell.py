@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from core.channel import socket_address
+from core.channel import bind_private, socket_address
 
 DOORBELL_NAME: Final = "doorbell.sock"
 MAX_READERS: Final = 64
@@ -28,8 +28,7 @@ class Doorbell:
         path = run_dir / DOORBELL_NAME
         path.unlink(missing_ok=True)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(socket_address(path))
-        path.chmod(0o600)
+        bind_private(self._listener, path)
         self._listener.listen(MAX_READERS)
         self._listener.setblocking(False)
         self._readers: list[socket.socket] = []

@@ -15,12 +15,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from commitlog.base import Appender, Position
+from commitlog.base import AppendedBatch
 from commitlog.batch_errors import BatchError
-from commitlog.foreign import ForeignBatch, check_size, inspect
-from commitlog.journal import Change
+from commitlog.commit import GroupCommit
+from commitlog.foreign import ForeignBatch, Sequenced, check_size, inspect
+from commitlog.open_commit import OpenCommit
 from commitlog.partition import Partition
-from commitlog.producers import ROW_BYTES, Producers
+from commitlog.producers import ROWS_BYTES, Producers
 from commitlog.requests import FutureWaiter
 from commitlog.stats import LogStats
 from core.clock import Clock
@@ -34,14 +35,14 @@ MAX_UNDER_WAY: Final = 16  # keeps the thread busy over a turn of the loop; with
 class Surroundings:
     """What taking in needs of the log around it."""
 
-    log: Appender
-    change: Callable[[Change], None]
-    """Puts a table change into the open commit."""
+    commits: GroupCommit
+    open_commit: OpenCommit
     check: Callable[[], None]
     """Raises UnavailableError unless the log accepts."""
     promise: Callable[[], asyncio.Future[Any]]
     """A future that fails with the log."""
     fail: Callable[[Exception], None]
+    now_ms: Callable[[], int]
     threads: Threads
     clock: Clock
     stats: LogStats
@@ -50,10 +51,19 @@ class Surroundings:
 
 
 @dataclass(frozen=True, slots=True)
+class _Placed:
+    """Where a batch stands, since when, and who is told once it is durable."""
+
+    base_offset: int
+    timestamp_ms: int
+    waiter: FutureWaiter
+
+
+@dataclass(frozen=True, slots=True)
 class _Inspected:
     target: Partition
     outcome: ForeignBatch | Exception
-    appended: asyncio.Future[tuple[int, FutureWaiter]]
+    appended: asyncio.Future[_Placed]
 
 
 class BatchIntake:
@@ -62,7 +72,7 @@ class BatchIntake:
     def __init__(self, around: Surroundings, rows: Mapping[str, Any]) -> None:
         """`rows` are those of the `producers` table."""
         self._around = around
-        self._log = around.log
+        self._commits = around.commits
         self._clock = around.clock
         self._producers = Producers(rows, around.clock.monotonic_ms())
         self._room = asyncio.Semaphore(MAX_UNDER_WAY)  # lets in who waits in the order of their coming
@@ -71,20 +81,25 @@ class BatchIntake:
         self._closed = False
         self._thread: Worker | None = None
 
-    async def append(self, target: Partition, batch: bytes) -> Position:
+    async def append(self, target: Partition, batch: bytes) -> AppendedBatch:
         """See `Log.append_batch`."""
         if not isinstance(batch, bytes):
             raise BadRequestError("a batch is bytes")
         async with self._room:
             self._check()
-            appended: asyncio.Future[tuple[int, FutureWaiter]] = self._around.promise()
+            appended: asyncio.Future[_Placed] = self._around.promise()
             self._started_thread().submit(
                 lambda: _outcome(batch, self._around.max_bytes),
                 lambda outcome: self._back(_Inspected(target, outcome, appended)),
             )
-            base_offset, waiter = await appended
-        await waiter.future
-        return Position(topic=target.topic, partition=target.index, offset=base_offset)
+            placed = await appended
+        await placed.waiter.future
+        return AppendedBatch(
+            topic=target.topic,
+            partition=target.index,
+            offset=placed.base_offset,
+            timestamp_ms=placed.timestamp_ms,
+        )
 
     async def close(self) -> None:
         """Take nothing more in: what is not appended yet is refused."""
@@ -113,9 +128,9 @@ class BatchIntake:
         """Append what was inspected, in order, as long as the log is not congested."""
         self._waits_for_room = False
         while self._inspected:
-            if self._log.congested and not self._closed:
+            if self._commits.congested and not self._closed:
                 self._waits_for_room = True
-                self._log.when_clear(self._append_inspected)
+                self._commits.when_clear(self._append_inspected)
                 return
             one = self._inspected.popleft()
             if one.appended.done():
@@ -128,38 +143,42 @@ class BatchIntake:
             except Exception as error:  # noqa: BLE001 - told to its caller; must not hold up those behind it
                 one.appended.set_exception(error)
 
-    def _append_one(self, target: Partition, outcome: ForeignBatch | Exception) -> tuple[int, FutureWaiter]:
+    def _append_one(self, target: Partition, outcome: ForeignBatch | Exception) -> _Placed:
         self._check()
         if isinstance(outcome, Exception):
             raise outcome
-        topic_id = target.topic_id.hex()
         producer = outcome.producer
         if producer is not None:
-            base_offset = self._producers.duplicate_of(topic_id, target.index, producer)
-            if base_offset is not None:
+            before = self._producers.duplicate_of(target.topic_id.hex(), target.index, producer)
+            if before is not None:
                 self._around.stats.batches["duplicate"] += 1
-                return base_offset, self._waiter(0, 0)  # the first one may still be on its way to the disk
-        now_ms = self._log.now_ms()
+                # The first one may still be on its way to the disk.
+                return _Placed(before.base_offset, before.timestamp_ms, self._waiter(0, 0))
+        now_ms = self._around.now_ms()
         data = outcome.received_at(now_ms)
-        base_offset = target.append_ready(data, outcome.count)
-        size_bytes = len(data)
-        if producer is not None:
-            size_bytes += ROW_BYTES
-            for change in self._producers.appended(
-                topic_id,
-                target.index,
-                producer,
-                base_offset,
-                now_ms=now_ms,
-                now_monotonic_ms=self._clock.monotonic_ms(),
-            ):
-                self._around.change(change)
-        self._around.stats.batches["appended"] += 1
-        return base_offset, self._waiter(outcome.count, size_bytes)
+        changes_bytes = ROWS_BYTES if producer is not None else 0
+        with self._around.open_commit.whole(1, len(data), changes_bytes):
+            base_offset = target.append_ready(data, outcome.count)
+            if producer is not None:
+                self._note(target, producer, base_offset, now_ms)
+            self._around.stats.batches["appended"] += 1
+            return _Placed(base_offset, now_ms, self._waiter(outcome.count, len(data) + changes_bytes))
+
+    def _note(self, target: Partition, producer: Sequenced, base_offset: int, now_ms: int) -> None:
+        """In the commit of the batch: what its producer has written last."""
+        for change in self._producers.appended(
+            target.topic_id.hex(),
+            target.index,
+            producer,
+            base_offset,
+            now_ms=now_ms,
+            now_monotonic_ms=self._clock.monotonic_ms(),
+        ):
+            self._around.open_commit.change(change)
 
     def _waiter(self, count: int, size_bytes: int) -> FutureWaiter:
         waiter = FutureWaiter(asyncio.get_running_loop().create_future())
-        self._log.appended(count, size_bytes, waiter)
+        self._commits.appended(count, size_bytes, waiter)
         return waiter
 
 

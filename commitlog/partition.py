@@ -6,17 +6,42 @@ when the commit starts. The *segment batch* is zstd and grows over many commits;
 less than taking a batch apart again: about 0.3 us a record each.
 
 A batch that comes ready from outside goes into both as it is. What is open before it is closed, so that order holds.
+
+A journal batch has a quota of bytes, which is counted into the open commit before its first record (`open_commit`); a
+record that finds no room in it begins another one.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final, Protocol
 
 from aiokafka.record._crecords import DefaultRecordBatchBuilder
 
 from commitlog.base import Header
-from commitlog.batch import CODEC_NONE, CODEC_ZSTD, new_builder, place
+from commitlog.batch import CODEC_NONE, CODEC_ZSTD, HEADER_BYTES, new_builder, place
 from commitlog.durability import Durability
+from commitlog.journal import BATCH_SECTION
+
+NEW_BATCH_BYTES: Final = HEADER_BYTES + BATCH_SECTION.size  # what a batch takes in the journal without its records
+
+
+_NO_BATCH: Final = new_builder(CODEC_NONE)  # stands where none is open; nothing is ever put into it
+
+
+class CommitRoom(Protocol):
+    """What a partition needs of the open commit."""
+
+    quota_bytes: int
+    """Of a journal batch, unless its first record is larger."""
+
+    def share(self, partitions: int) -> None:
+        """See `OpenCommit.share`."""
+        ...
+
+    def opens(self, partition: Partition, size_bytes: int) -> None:
+        """See `OpenCommit.opens`."""
+        ...
 
 
 class ReadyBatch:
@@ -26,6 +51,10 @@ class ReadyBatch:
 
     def __init__(self, data: bytes) -> None:
         self._data = data
+
+    def size(self) -> int:
+        """Bytes that `build` makes."""
+        return len(self._data)
 
     def build(self) -> bytearray:
         """A copy to be placed: two threads write it, each in its own time."""
@@ -40,6 +69,11 @@ class TakenBatch:
     builder: DefaultRecordBatchBuilder | ReadyBatch
     base_offset: int
     count: int
+
+    @property
+    def size_bytes(self) -> int:
+        """Before it is built: its size, uncompressed as far as it is known uncompressed."""
+        return int(self.builder.size())
 
     def build(self, leader_epoch: int) -> bytearray:
         """The finished batch in its place."""
@@ -56,7 +90,7 @@ class Partition:
         "_journal_base",
         "_journal_closed",
         "_journal_count",
-        "_opened",
+        "_room",
         "_segment",
         "_segment_closed",
         "_segment_closed_bytes",
@@ -68,28 +102,28 @@ class Partition:
         "topic_id",
     )
 
-    def __init__(self, topic: str, topic_id: bytes, index: int, next_offset: int, opened: list[Partition]) -> None:
+    def __init__(self, topic: str, topic_id: bytes, index: int, next_offset: int, room: CommitRoom) -> None:
         self.topic = topic
         self.topic_id = topic_id
         self.index = index
         self.next_offset = next_offset
         self.durability: Durability | None = None
-        self._opened = opened
+        self._room = room
         self._journal_count = 0
         self._segment_count = 0
         self._journal_base = next_offset
-        self._journal = new_builder(CODEC_NONE)
+        self._journal = _NO_BATCH
         self._segment = new_builder(CODEC_ZSTD)
-        self._journal_closed: list[TakenBatch] = []  # bounded by `pending_bytes`, as what is open is
+        self._journal_closed: list[TakenBatch] = []  # bounded by what one commit may hold
         self._segment_closed: list[TakenBatch] = []  # a flush is due at `flush_bytes`
         self._segment_closed_bytes = 0
 
     def append(self, timestamp_ms: int, key: bytes | None, value: bytes | None, headers: list[Header]) -> int:
         """See `PartitionAppender.append`."""
-        in_journal = self._journal_count
-        self._journal.append(in_journal, timestamp_ms, key, value, headers)  # raises, if it does, before any change
-        if not in_journal:
-            self._opened.append(self)
+        in_journal = self._journal_count  # whatever raises below does so before any record is in
+        if not in_journal or self._journal.append(in_journal, timestamp_ms, key, value, headers) is None:
+            self._begin_journal_batch(timestamp_ms, key, value, headers)
+            in_journal = 0
         self._journal_count = in_journal + 1
         in_segment = self._segment_count
         self._segment.append(in_segment, timestamp_ms, key, value, headers)
@@ -100,8 +134,7 @@ class Partition:
 
     def append_ready(self, batch: bytes, count: int) -> int:
         """Put a finished batch of `count` records behind everything appended so far; returns its base offset."""
-        if not self._journal_count and not self._journal_closed:  # `append` may add it again: taken twice is harmless
-            self._opened.append(self)
+        self._room.opens(self, len(batch) + BATCH_SECTION.size)
         self._close_journal_batch()
         self._close_segment_batch()
         offset = self.next_offset
@@ -125,10 +158,21 @@ class Partition:
         self._segment_closed_bytes = 0
         return taken
 
+    def _begin_journal_batch(
+        self, timestamp_ms: int, key: bytes | None, value: bytes | None, headers: list[Header]
+    ) -> None:
+        """The first record of a journal batch, behind what the one before holds."""
+        quota_bytes = self._room.quota_bytes
+        batch = new_builder(CODEC_NONE, quota_bytes)
+        size_bytes = batch.append(0, timestamp_ms, key, value, headers).size
+        self._room.opens(self, max(size_bytes, quota_bytes) + NEW_BATCH_BYTES)
+        self._close_journal_batch()
+        self._journal = batch
+
     def _close_journal_batch(self) -> None:
         if self._journal_count:
             self._journal_closed.append(TakenBatch(self, self._journal, self._journal_base, self._journal_count))
-            self._journal = new_builder(CODEC_NONE)
+            self._journal = _NO_BATCH
             self._journal_base = self.next_offset
             self._journal_count = 0
 

@@ -2,11 +2,11 @@
 
 A producer numbers its records per partition, from 0 to 2^31-1 and round again. Per (producer id, topic id, partition)
 the sequence ranges of its last five batches are kept, since a client has at most five under way: a batch that is among
-them was appended before and gets the offset that it got then. Any other has to begin where the last one ended. A newer
-epoch begins at 0 and shuts out the older ones. A producer that is not known may begin anywhere: its state may have been
-forgotten here. A client takes DUPLICATE_SEQUENCE_NUMBER for an acknowledgement, so that is said only of numbers that
-were certainly appended: the length of the unbroken run up to the last one is kept for it. Source: Kafka
-`ProducerStateManager`, `ProducerAppendInfo.checkSequence`, KIP-98, KIP-360.
+them was appended before and gets the offset and the time that it got then. Any other has to begin where the last one
+ended. A newer epoch begins at 0 and shuts out the older ones. A producer that is not known may begin anywhere: its
+state may have been forgotten here. A client takes DUPLICATE_SEQUENCE_NUMBER for an acknowledgement, so that is said
+only of numbers that were certainly appended: the length of the unbroken run up to the last one is kept for it. Source:
+Kafka `ProducerStateManager`, `ProducerAppendInfo.checkSequence`, KIP-98, KIP-360.
 
 The state is the table `producers`, key `<producer id>/<topic id>/<partition>`, and a row changes in the commit that
 holds the batch: after a kill both are there or neither. It is bounded twice. A row is dropped when its producer has not
@@ -35,10 +35,22 @@ EXPIRE_AFTER_MS: Final = 24 * 3_600_000
 _DROPPED_AT_ONCE: Final = 8  # per batch: rows go faster than they come, and no batch waits for many
 MAX_RUN: Final = SEQUENCES // 2  # of two numbers on a circle, the one less than half of it behind is the earlier
 _ID_BITS: Final = 53
-ROW_BYTES: Final = 256  # generous: what a changed row takes in the journal
+ROWS_BYTES: Final = 320 + _DROPPED_AT_ONCE * 80  # generous: what the rows that change with a batch take in the journal
+UNKNOWN_MS: Final = -1  # rows of before times were kept do not have it
 
-_Written = tuple[int, int, int]
-"""First sequence, last sequence and base offset of a batch."""
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A batch that was appended: its sequence numbers, where it stands, and the time that its records got."""
+
+    first: int
+    last: int
+    base_offset: int
+    timestamp_ms: int = UNKNOWN_MS
+
+    def as_row(self) -> tuple[int, int, int, int]:
+        """As it stands in the table."""
+        return self.first, self.last, self.base_offset, self.timestamp_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +58,7 @@ class _Row:
     epoch: int
     run: int
     """Sequence numbers appended one after another up to the last, as far back as can be told apart."""
-    written: tuple[_Written, ...]
+    written: tuple[Written, ...]
     seen_ms: int
     """Monotonic: when it was written last, or when the process began."""
 
@@ -62,8 +74,8 @@ class Producers:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def duplicate_of(self, topic_id: str, partition: int, batch: Sequenced) -> int | None:
-        """The base offset that this very batch got before; None when it is to be appended.
+    def duplicate_of(self, topic_id: str, partition: int, batch: Sequenced) -> Written | None:
+        """This very batch as it was appended before; None when it is to be appended.
 
         Raises InvalidProducerEpochError, OutOfOrderSequenceError, or DuplicateSequenceError when it was appended before
         the ones that are kept.
@@ -78,10 +90,10 @@ class Producers:
             if batch.first != 0:
                 raise OutOfOrderSequenceError(f"epoch {batch.epoch} begins at sequence {batch.first}", where=where)
             return None
-        for first, last, base_offset in row.written:
-            if (first, last) == (batch.first, batch.last):
-                return base_offset
-        expected = (row.written[-1][1] + 1) % SEQUENCES
+        for written in row.written:
+            if (written.first, written.last) == (batch.first, batch.last):
+                return written
+        expected = (row.written[-1].last + 1) % SEQUENCES
         if batch.first == expected:
             return None
         back = (expected - batch.first) % SEQUENCES
@@ -99,10 +111,11 @@ class Producers:
         before = self._rows.pop(key, None)
         if before is None or before.epoch != batch.epoch:
             before = _Row(batch.epoch, 0, (), now_monotonic_ms)
-        written = (*before.written[1 - KEPT_BATCHES :], (batch.first, batch.last, base_offset))
+        written = (*before.written[1 - KEPT_BATCHES :], Written(batch.first, batch.last, base_offset, now_ms))
         run = min(before.run + batch.count, MAX_RUN)
         self._rows[key] = _Row(batch.epoch, run, written, now_monotonic_ms)
-        yield PRODUCERS_TABLE, key, {"epoch": batch.epoch, "run": run, "last_ms": now_ms, "batches": written}
+        batches = [one.as_row() for one in written]
+        yield PRODUCERS_TABLE, key, {"epoch": batch.epoch, "run": run, "last_ms": now_ms, "batches": batches}
         for _ in range(_DROPPED_AT_ONCE):
             oldest, row = next(iter(self._rows.items()))
             if len(self._rows) <= MAX_ROWS and now_monotonic_ms - row.seen_ms < EXPIRE_AFTER_MS:
@@ -126,4 +139,4 @@ def row_key(producer_id: int, topic_id: str, partition: int) -> str:
 
 
 def _row(row: Mapping[str, Any], seen_ms: int) -> _Row:
-    return _Row(row["epoch"], row["run"], tuple((first, last, base) for first, last, base in row["batches"]), seen_ms)
+    return _Row(row["epoch"], row["run"], tuple(Written(*written) for written in row["batches"]), seen_ms)

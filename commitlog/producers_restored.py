@@ -20,7 +20,7 @@ from typing import Any
 from commitlog.batch import HEADER, HEADER_BYTES
 from commitlog.files import PartitionFiles
 from commitlog.foreign import SEQUENCES, Sequenced
-from commitlog.producers import KEPT_BATCHES, MAX_ROWS, MAX_RUN, PRODUCERS_TABLE, row_key
+from commitlog.producers import KEPT_BATCHES, MAX_ROWS, MAX_RUN, PRODUCERS_TABLE, Written, row_key
 from commitlog.report import RecoveryReport
 from commitlog.segment import base_offsets, segment_path
 from commitlog.storage import Storage, StorageFile, partition_dir_name
@@ -81,5 +81,8 @@ def _continued(before: _Row | None, batch: Sequenced, base_offset: int, time_ms:
         "epoch": batch.epoch,
         "run": min(before["run"] + batch.count, MAX_RUN),
         "last_ms": time_ms,
-        "batches": [*before["batches"][1 - KEPT_BATCHES :], [batch.first, batch.last, base_offset]],
+        "batches": [
+            *before["batches"][1 - KEPT_BATCHES :],
+            Written(batch.first, batch.last, base_offset, time_ms).as_row(),
+        ],
     }

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from commitlog.base import ClosedWindow, NewRecord, Position, ProducerIdentity, TableChange, TopicInfo
+from commitlog.base import (
+    AppendedBatch,
+    ClosedWindow,
+    NewRecord,
+    Position,
+    ProducerIdentity,
+    TableChange,
+    TopicInfo,
+)
 from commitlog.batch_errors import batch_error
 from commitlog.windows import window_from_row, window_to_row
 from core.channel import ChannelClient, ChannelError, Handler
@@ -31,13 +39,14 @@ class RemoteLog:
         )
         return [Position(topic=topic, partition=partition, offset=offset) for topic, partition, offset in rows]
 
-    async def append_batch(self, topic: str, partition: int, batch: bytes) -> Position:
+    async def append_batch(self, topic: str, partition: int, batch: bytes) -> AppendedBatch:
         """See `Log.append_batch`."""
         try:
-            offset = await self._channel.call("append_batch", topic=topic, partition=partition, batch=batch)
+            answer = await self._channel.call("append_batch", topic=topic, partition=partition, batch=batch)
         except ChannelError as error:
             raise batch_error(error.remote_code, error) from None
-        return Position(topic=topic, partition=partition, offset=offset)
+        offset, timestamp_ms = answer
+        return AppendedBatch(topic=topic, partition=partition, offset=offset, timestamp_ms=timestamp_ms)
 
     async def init_producer_id(self) -> ProducerIdentity:
         """See `Log.init_producer_id`."""
@@ -71,7 +80,8 @@ def log_handlers(log: Any) -> dict[str, Handler]:
         return [(p.topic, p.partition, p.offset) for p in await log.append(records, changes)]
 
     async def append_batch(args: Mapping[str, Any]) -> Any:
-        return (await log.append_batch(args["topic"], args["partition"], args["batch"])).offset
+        appended = await log.append_batch(args["topic"], args["partition"], args["batch"])
+        return appended.offset, appended.timestamp_ms
 
     async def init_producer_id(args: Mapping[str, Any]) -> Any:
         producer = await log.init_producer_id()

@@ -18,6 +18,8 @@ PROFILES: Final[Mapping[str, Mapping[str, str | int]]] = {
 }
 """What a profile sets, unless it is given. The fields below have the values of `ssd`, the default."""
 
+MAX_COMMIT_BYTES: Final = 64 << 20  # as much as pending_bytes may be; half of what readers take of one batch
+
 
 class LogSettings(Section):
     """How the commit log commits, lays out and bounds what it keeps."""
@@ -134,6 +136,16 @@ class LogSettings(Section):
         le=1024,
         description="Topics the log will hold; times partitions bounds open files and memory.",
     )
+
+    @property
+    def commit_limit_bytes(self) -> int:
+        """The longest journal entry: it always gets room (`commitlog.open_commit` says why), and readers take it."""
+        return min((self.journal_size_bytes - self.checkpoint_bytes) // 2, MAX_COMMIT_BYTES)
+
+    @property
+    def record_limit_bytes(self) -> int:
+        """The largest packet or line that may become a record: a quarter of a commit is left to what comes with it."""
+        return self.commit_limit_bytes * 3 // 4
 
     @property
     def batch_limit_bytes(self) -> int:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from commitlog.base import MAX_TOPIC_NAME_CHARS, ClosedWindow, NewRecord, TopicInfo
 from commitlog.durability import Durability
 from commitlog.files import PartitionFiles
-from commitlog.partition import Partition
+from commitlog.partition import CommitRoom, Partition
 from commitlog.partitioner import partition_for_key
 from commitlog.windows import OpenWindow, last_windows
 from core.errors import BadRequestError, NotFoundError
@@ -29,12 +29,12 @@ class Topic:
 
 
 class Topics:
-    """All topics by name. `opened` collects the partitions that have something in the open commit."""
+    """All topics by name. `room` is the open commit, into which their partitions append."""
 
-    def __init__(self, *, max_topics: int, max_partitions: int, opened: list[Partition]) -> None:
+    def __init__(self, *, max_topics: int, max_partitions: int, room: CommitRoom) -> None:
         self._max_topics = max_topics
         self._max_partitions = max_partitions
-        self._opened = opened
+        self._room = room
         self._topics: dict[str, Topic] = {}
         self._durability: Mapping[str, Durability] = {}
 
@@ -78,10 +78,11 @@ class Topics:
         topic_id = bytes.fromhex(info.topic_id)
         topic = self._topics[info.name] = Topic(
             info,
-            [Partition(info.name, topic_id, p, offset, self._opened) for p, offset in enumerate(next_offsets)],
+            [Partition(info.name, topic_id, p, offset, self._room) for p, offset in enumerate(next_offsets)],
             OpenWindow(info, last_window, log_starts, now_ms),
         )
         self._set_durability(topic)
+        self._room.share(sum(len(topic.partitions) for topic in self))
 
     def keep_at(self, levels: Mapping[str, Durability]) -> None:
         """Levels of topics by name, of those that are there and those to come; the others have none of their own."""

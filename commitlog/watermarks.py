@@ -164,6 +164,7 @@ class WatermarkMap:
 
     def __init__(self, run_dir: Path) -> None:
         self._path = run_dir / MAP_NAME
+        self._name = str(self._path)
         self._map: mmap.mmap | None = None
         self._inode = 0
 
@@ -230,7 +231,7 @@ class WatermarkMap:
 
     def _reopen_if_replaced(self) -> bool:
         try:
-            inode = self._path.stat().st_ino
+            inode = os.stat(self._name).st_ino  # noqa: PTH116 - on every read, and a Path takes as long as the call
         except FileNotFoundError:
             return False
         return (self._map is None or inode != self._inode) and self._open()

@@ -101,7 +101,7 @@ class ChannelServer:
         self._path.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            _bind_private(listener, self._path)
+            bind_private(listener, self._path)
         except OSError as error:
             listener.close()
             raise DataDirError(
@@ -180,7 +180,7 @@ class ChannelServer:
         self._lines.warning("local channel refused", what=error.what, where=str(self._path), mend=error.mend or _MEND)
 
 
-def _bind_private(listener: socket.socket, path: Path) -> None:
+def bind_private(listener: socket.socket, path: Path) -> None:
     """Bind so that the socket file is never open to others, not even for a moment; long paths go by a relative name."""
     before = os.umask(0o177)
     try:

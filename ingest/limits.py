@@ -15,7 +15,8 @@ from typing import Final
 MAX_UNFINISHED_BYTES: Final = 128 << 20  # of packets and lines whose end has not come; looked at once a second
 MAX_WILL_BYTES: Final = 64 << 20  # a thousand wills of the greatest size, a million usual ones
 MAX_TOPIC_MEMORY_BYTES: Final = 256 << 20  # remembered targets; beyond it a connection's memory is started anew
-RECORD_OVERHEAD_BYTES: Final = 64  # what a record takes in a batch beyond its bytes on the wire; generous
+MAX_SURPLUS_BYTES: Final = 256 << 10  # of a record's key and headers beyond its packet: the MQTT topic four times over
+RECORD_OVERHEAD_BYTES: Final = 64  # about what a record takes beyond its bytes on the wire; the log counts for itself
 
 _SPARE_FILES: Final = 256  # local channel (64), doorbells (64), the console's questions, what is open for a moment
 _MOST_BACKLOG: Final = 4096  # a fleet that reconnects at once; the kernel caps it at net.core.somaxconn

@@ -18,12 +18,18 @@ from typing import Any, Final
 from commitlog.base import Appender, Header
 from commitlog.partitioner import partition_for_key
 from ingest.headers import DEVICE, FIELD, MQTT_DUP, MQTT_QOS, MQTT_RETAIN, MQTT_TOPIC
-from ingest.limits import MAX_TOPIC_MEMORY_BYTES, MAX_WILL_BYTES, RECORD_OVERHEAD_BYTES, Admission
+from ingest.limits import (
+    MAX_SURPLUS_BYTES,
+    MAX_TOPIC_MEMORY_BYTES,
+    MAX_WILL_BYTES,
+    RECORD_OVERHEAD_BYTES,
+    Admission,
+)
 from ingest.listener import DISK_FULL, Connection, Listener
 from ingest.routing import Router
 from ingest.sessions import Session, Sessions
 from ingest.settings import MqttSettings
-from wire.mqtt.errors import ProtocolError
+from wire.mqtt.errors import ProtocolError, TopicRefusedError
 from wire.mqtt.events import Append, Connected, Disconnected, Refused, SubscriptionsRefused, Target
 from wire.mqtt.packets import FLAG_DUP, FLAG_QOS_1, FLAG_QOS_2, FLAG_RETAIN, ConnAck, Connect, ConnectReturnCode, Will
 from wire.mqtt.server import ServerConnection
@@ -178,7 +184,7 @@ class MqttConnection(Connection):
             if self.listener.log.full:
                 self.listener.counters.dropped[DISK_FULL] += 1
             else:
-                self._publish_will(self._will)
+                self._publish_will_if_it_has_a_place(self._will)
             self._discard_will()
             self._forget_topics()
         self.listener.sessions.close(session, reason)
@@ -251,6 +257,12 @@ class MqttConnection(Connection):
             headers.append((FIELD, routed.field.encode()))
         append: Append = partitions[partition_for_key(key, len(partitions))].append
         surplus_bytes = len(key) + sum(len(value or b"") for _, value in headers[1:])
+        if surplus_bytes > MAX_SURPLUS_BYTES:
+            raise TopicRefusedError(
+                "MQTT-3.3.5-2",
+                f"key and headers of its records would take {surplus_bytes} bytes, the limit is {MAX_SURPLUS_BYTES}",
+                mend="a shorter MQTT topic, or a route whose key and field repeat less of it",
+            )
         if surplus_bytes > RECORD_OVERHEAD_BYTES:
             append = self._with_surplus(append, surplus_bytes)
         return append, key, headers
@@ -284,6 +296,13 @@ class MqttConnection(Connection):
         self._core.forget_topics()
         self.listener.topic_memory_bytes -= self._topic_memory_bytes
         self._topics = self._topic_memory_bytes = 0
+
+    def _publish_will_if_it_has_a_place(self, will: Will) -> None:
+        try:
+            self._publish_will(will)
+        except TopicRefusedError as error:
+            self.listener.counters.dropped[error.reason] += 1
+            self.listener.lines.warning("will dropped", what=error.what, mend=error.mend, client_id=self._client_id)
 
     def _publish_will(self, will: Will) -> None:
         """[MQTT-3.1.2-8]: the client vanished without DISCONNECT."""

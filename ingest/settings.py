@@ -28,7 +28,11 @@ class MqttSettings(Section):
     port: Port = Field(1883, description="Port; 0 turns the listener off, `auto` takes any free one.")
     max_connections: int = Field(20_000, ge=1, description="Connections at most; further ones are closed at once.")
     max_packet_size_bytes: SizeBytes = quantity(
-        "1MB", alias="max_packet_size", ge=1024, le=4 << 20, description="Largest packet a client may send."
+        "1MB",
+        alias="max_packet_size",
+        ge=1024,
+        le=4 << 20,
+        description="Largest packet a client may send; a commit has to hold it (`log.journal_size`).",
     )
     connect_timeout_s: DurationS = quantity(
         "10s", alias="connect_timeout", gt=0, description="Time a new connection has to send its CONNECT."
@@ -61,7 +65,7 @@ class TcpSettings(Section):
         alias="max_line_size",
         ge=64,
         le=4 << 20,
-        description="Longest line; longer ones are refused.",
+        description="Longest line; longer ones are refused. A commit has to hold it (`log.journal_size`).",
     )
     idle_timeout_s: DurationS = quantity(
         "15m", alias="idle_timeout", gt=0, description="Silence after which a connection is closed."

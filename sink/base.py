@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from commitlog.base import ClosedWindow, LogReader
+from commitlog.gaps import LEFT_OUT
 from core.errors import HeadraceError
 
 
@@ -75,13 +76,18 @@ class CancelFlag:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lost:
-    """Offsets of a window (first <= offset < next) that are in no file because the log no longer has them."""
+class Missing:
+    """Offsets of a window (first <= offset < next) that are in no file, and why the log has nothing there."""
 
     partition: int
     first: int
     next: int
     reason: str
+
+    @property
+    def lost(self) -> bool:
+        """Whether records may have been there: no record ever had offsets that recovery left out."""
+        return self.reason != LEFT_OUT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,14 +105,16 @@ class Export:
     """What became of a window.
 
     `records` counts the records read, `rows` the decoded rows, `quarantined` the records kept raw, by reason;
-    `clashes` the values that went to a side column, by column.
+    `clashes` the values that went to a side column, by column. `lost` are offsets whose records the log no longer has,
+    `left_out` those that never belonged to a record.
     """
 
     files: Sequence[ExportedFile] = ()
     records: int = 0
     rows: int = 0
     quarantined: Mapping[str, int] = field(default_factory=dict)
-    lost: Sequence[Lost] = ()
+    lost: Sequence[Missing] = ()
+    left_out: Sequence[Missing] = ()
     clashes: Mapping[str, int] = field(default_factory=dict)
 
 

@@ -11,7 +11,6 @@ from typing import Final
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
-from commitlog.gaps import LEFT_OUT
 from sink.base import Export
 
 _log: Final = structlog.get_logger("headrace.sink")
@@ -51,7 +50,7 @@ class SinkMetrics:
         self._files.labels(topic).inc(len(export.files))
         self._bytes.labels(topic).inc(sum(file.size_bytes for file in export.files))
         self._clashes.labels(topic).inc(sum(export.clashes.values()))
-        self._lost.labels(topic).inc(sum(lost.next - lost.first for lost in export.lost if lost.reason != LEFT_OUT))
+        self._lost.labels(topic).inc(sum(lost.next - lost.first for lost in export.lost))
         for reason, count in export.quarantined.items():
             self._quarantined.labels(topic, reason).inc(count)
         self._last.labels(topic).set(now_ms / 1000)

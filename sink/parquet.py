@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import structlog
 
 from commitlog.base import ClosedWindow, LogReader
-from sink.base import CancelFlag, Export, ExportedFile, Lost, NotConnectedError, RecordsFailedError
+from sink.base import CancelFlag, Export, ExportedFile, Missing, NotConnectedError, RecordsFailedError
 from sink.decode import Decoder, JsonDecoder, RawDecoder, decoder_for
 from sink.parquet_file import file_metadata, write_table
 from sink.plan import Plan, PlannedFile, from_json, plan_name, to_json
@@ -90,14 +90,14 @@ class ParquetSink:
         """Publish a window's files; see `Sink.write`."""
         plan = self._resumed(window) or self._new_plan(window, reader, cancel)
         records = WindowRecords(window, reader, cancel)
-        late: dict[Lost, None] = {}
+        late: dict[Missing, None] = {}
         self._write_files(plan, records, late, cancel)
         self._sync_directories(plan)
         files = [(file, self._stand(file)) for file in plan.files]
         for planned, stored in files:
             if stored.rows != planned.rows:
                 _read_again(planned, records)
-                _note_late(late, records.lost, plan)
+                _note_late(late, records.missing, plan)
         return _export(plan, files, tuple(late))
 
     def settle(self, window: ClosedWindow) -> None:
@@ -145,13 +145,13 @@ class ParquetSink:
         self._storage.replace_text(path, self._tmp / path.name, to_json(plan))
         return plan
 
-    def _write_files(self, plan: Plan, records: WindowRecords, late: dict[Lost, None], cancel: CancelFlag) -> None:
+    def _write_files(self, plan: Plan, records: WindowRecords, late: dict[Missing, None], cancel: CancelFlag) -> None:
         """Write what is not published yet; note in `late` the offsets that went missing since the plan was made."""
         missing = [file for file in plan.files if not self._published(file)]
         rows = RowReader(plan, _decoder(plan.decoder, plan.timestamp_field), records)
         for group in groups(missing, self._limits, len(plan.columns)):
             collected = rows.collect(group)
-            _note_late(late, records.lost, plan)
+            _note_late(late, records.missing, plan)
             for file_rows in collected:
                 table: pa.Table = file_rows.table()
                 if table.num_rows != file_rows.file.rows and not late:
@@ -199,13 +199,15 @@ def _not_as_planned(file: PlannedFile, rows: int) -> RecordsFailedError:
     )
 
 
-def _export(plan: Plan, files: Sequence[tuple[PlannedFile, ExportedFile]], late: tuple[Lost, ...]) -> Export:
+def _export(plan: Plan, files: Sequence[tuple[PlannedFile, ExportedFile]], late: tuple[Missing, ...]) -> Export:
+    missing = (*plan.missing, *late)
     return Export(
         files=tuple(stored for _, stored in files),
         records=sum(stored.rows for _, stored in files),
         rows=sum(stored.rows for planned, stored in files if planned.kind == "rows"),
         quarantined=plan.quarantined,
-        lost=(*plan.lost, *late),
+        lost=tuple(each for each in missing if each.lost),
+        left_out=tuple(each for each in missing if not each.lost),
         clashes={column.name: column.clashes for column in plan.columns if column.clashes},
     )
 
@@ -216,10 +218,10 @@ def _read_again(file: PlannedFile, records: WindowRecords) -> None:
         pass
 
 
-def _note_late(late: dict[Lost, None], lost: Sequence[Lost], plan: Plan) -> None:
-    for each in lost:
+def _note_late(late: dict[Missing, None], missing: Sequence[Missing], plan: Plan) -> None:
+    for each in missing:
         if not any(
             known.partition == each.partition and known.first <= each.first and each.next <= known.next
-            for known in plan.lost
+            for known in plan.missing
         ):
             late[each] = None

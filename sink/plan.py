@@ -17,7 +17,7 @@ from typing import Final, Literal
 import msgspec
 
 from commitlog.base import ClosedWindow
-from sink.base import Lost
+from sink.base import Missing
 from sink.columns import Column
 from sink.records import Cursor
 from sink.times import compact_utc
@@ -62,7 +62,7 @@ class Plan:
     files: tuple[PlannedFile, ...]
     records: int
     quarantined: Mapping[str, int]
-    lost: tuple[Lost, ...]
+    missing: tuple[Missing, ...]
 
     def is_for(self, window: ClosedWindow) -> bool:
         """Whether this plan was made for exactly this window."""

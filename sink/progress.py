@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from commitlog.base import ClosedWindow, TableChange
-from sink.base import Export, Lost
+from sink.base import Export, Missing
 
 EXPORTS_TABLE: Final = "exports"
 EXPORTS_KEPT: Final = 1_000  # per topic: six weeks of hourly windows, some MB in memory
@@ -35,12 +35,12 @@ class Progress:
         reached = {partition: following for partition, (_, following) in window.offsets.items()}
         return replace(self, next_window=window.number + 1, offsets={**self.offsets, **reached})
 
-    def unseen(self, window: ClosedWindow) -> Iterator[Lost]:
+    def unseen(self, window: ClosedWindow) -> Iterator[Missing]:
         """Offsets between this progress and the window: they were in no window that the log still has."""
         for partition, (first, _) in sorted(window.offsets.items()):
             reached = self.offsets.get(partition, 0)
             if reached < first:
-                yield Lost(partition=partition, first=reached, next=first, reason="in no window the log still has")
+                yield Missing(partition=partition, first=reached, next=first, reason="in no window the log still has")
 
 
 def progress_from_row(row: Mapping[str, Any]) -> Progress:
@@ -65,7 +65,8 @@ def export_row(window: ClosedWindow, export: Export, exported_at_ms: int) -> dic
         "rows": export.rows,
         "quarantined": sum(export.quarantined.values()),
         "quarantine_reasons": dict(export.quarantined),
-        "lost": [[lost.partition, lost.first, lost.next, lost.reason] for lost in export.lost],
+        "lost": [_range(each) for each in export.lost],
+        "left_out": [_range(each) for each in export.left_out],
         "clashes": dict(export.clashes),
         "exported_at_ms": exported_at_ms,
     }
@@ -89,6 +90,10 @@ def checkpoint(
         old = _key(window.topic_id, window.number - EXPORTS_KEPT)
         changes.append(TableChange(table=EXPORTS_TABLE, key=old, value=None))
     return changes
+
+
+def _range(missing: Missing) -> list[Any]:
+    return [missing.partition, missing.first, missing.next, missing.reason]
 
 
 def _key(topic_id: str, number: int) -> str:

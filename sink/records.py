@@ -6,27 +6,27 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from commitlog.base import ClosedWindow, Gap, LogReader, Record
-from sink.base import BackOffError, CancelFlag, Lost, RecordsFailedError
+from sink.base import BackOffError, CancelFlag, Missing, RecordsFailedError
 
 Cursor = tuple[int, int]
 """A place in a window: (partition, offset). Tuples compare in reading order."""
 
 READ_BYTES: Final = 1 << 20  # per read: long enough to be cheap, short enough to notice a stop
-MAX_LOST_RANGES: Final = 100_000  # a few MB in the export row, well under a frame of the local channel
+MAX_MISSING_RANGES: Final = 100_000  # a few MB in the export row, well under a frame of the local channel
 
 
 class WindowRecords:
-    """Reads a window piece by piece, any number of times. `lost` is what the last pass over it missed."""
+    """Reads a window piece by piece, any number of times. `missing` is what the last pass over it did not find."""
 
     def __init__(self, window: ClosedWindow, reader: LogReader, cancel: CancelFlag) -> None:
         self._window = window
         self._reader = reader
         self._cancel = cancel
-        self.lost: list[Lost] = []
+        self.missing: list[Missing] = []
 
     def read(self, start: Cursor | None = None, end: Cursor | None = None) -> Iterator[tuple[int, Record]]:
         """(partition, record) of every record with start <= (partition, offset) < end, in order."""
-        self.lost = []
+        self.missing = []
         for partition, (first, following) in sorted(self._window.offsets.items()):
             low = first if start is None or partition > start[0] else max(first, start[1])
             high = following if end is None or partition < end[0] else min(following, end[1])
@@ -65,24 +65,24 @@ class WindowRecords:
         )
 
     def _miss(self, partition: int, first: int, following: int, gaps: Sequence[Gap]) -> None:
-        self.lost.extend(_explain(partition, first, following, gaps))
-        if len(self.lost) > MAX_LOST_RANGES:
+        self.missing.extend(_explain(partition, first, following, gaps))
+        if len(self.missing) > MAX_MISSING_RANGES:
             raise RecordsFailedError(
-                f"more than {MAX_LOST_RANGES} separate ranges of offsets are missing",
+                f"more than {MAX_MISSING_RANGES} separate ranges of offsets are missing",
                 where=f"window {self._window.number} of {self._window.topic}",
                 mend="check the log with `headrace log check`",
             )
 
 
-def _explain(partition: int, first: int, following: int, gaps: Sequence[Gap]) -> Iterator[Lost]:
+def _explain(partition: int, first: int, following: int, gaps: Sequence[Gap]) -> Iterator[Missing]:
     """Cut missing offsets along the gaps that the reader reported, so that each keeps its own reason."""
     for gap in sorted(gaps, key=lambda each: each.first):
         low, high = max(first, gap.first), min(following, gap.next)
         if low >= high:
             continue
         if low > first:
-            yield Lost(partition=partition, first=first, next=low, reason="not in the log")
-        yield Lost(partition=partition, first=low, next=high, reason=gap.reason)
+            yield Missing(partition=partition, first=first, next=low, reason="not in the log")
+        yield Missing(partition=partition, first=low, next=high, reason=gap.reason)
         first = high
     if first < following:
-        yield Lost(partition=partition, first=first, next=following, reason="not in the log")
+        yield Missing(partition=partition, first=first, next=following, reason="not in the log")

@@ -17,7 +17,6 @@ from typing import Final, ParamSpec, TypeVar
 import structlog
 
 from commitlog.base import ClosedWindow, Log, LogReader, TopicInfo
-from commitlog.gaps import LEFT_OUT
 from core.clock import Clock
 from core.errors import HeadraceError
 from core.tasks import background, log_unexpected
@@ -205,7 +204,7 @@ class Runner:
         facts = {"topic": window.topic, "window": window.number, "rows": export.rows, "files": len(export.files)}
         if export.quarantined:
             facts["quarantined"] = sum(export.quarantined.values())
-        if any(lost.reason != LEFT_OUT for lost in export.lost):
+        if export.lost:
             ranges = [(lost.partition, lost.first, lost.next, lost.reason) for lost in export.lost[:10]]
             _log.error("records lost before export", **facts, ranges=ranges, ranges_total=len(export.lost))
         else:

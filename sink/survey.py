@@ -169,5 +169,5 @@ class Survey:
             files=tuple(sorted(self._files(), key=lambda file: (file.start, file.kind, file.date))),
             records=self._records,
             quarantined=dict(sorted(self._quarantined.items())),
-            lost=tuple(records.lost),
+            missing=tuple(records.missing),
         )

@@ -15,7 +15,7 @@ from core.clock import SystemClock
 from ingest.counters import ListenerCounters
 from retention.roller import Roller
 from retention.settings import RetentionSettings
-from sink.base import Export, Lost
+from sink.base import Export, Missing
 from sink.metrics import SinkMetrics
 from tests.api.api_box import ApiBox
 from tests.ingest.edge_box import edge_box
@@ -50,7 +50,7 @@ def exported(text: str) -> tuple[dict[str, str], dict[str, set[frozenset[str]]]]
 
 def sink_text() -> str:
     metrics = SinkMetrics()
-    lost = (Lost(partition=0, first=1, next=2, reason="r"),)
+    lost = (Missing(partition=0, first=1, next=2, reason="r"),)
     metrics.exported("t", Export(quarantined={"not-json": 1}, lost=lost, clashes={"a": 1}), 1000)
     metrics.failed("unavailable")
     return metrics.text()

@@ -31,6 +31,7 @@ def export(number: int, topic: str = "telemetry") -> dict[str, object]:
         "rows": 3,
         "quarantined": 1,
         "lost": [[0, 7, 8, "skipped by recovery"]],
+        "left_out": [[1, 2, 4, "left out"]],
         "clashes": {"temperature": 2},
         "exported_at_ms": 5000 + number,
     }
@@ -111,6 +112,7 @@ def test_exports_newest_first(box: ApiBox) -> None:
         {"path": "telemetry/date=1970-01-01/1.parquet", "rows": 3, "size_bytes": 99, "date": "1970-01-01"}
     ]
     assert first["lost"] == [{"partition": 0, "first": 7, "next": 8, "reason": "skipped by recovery"}]
+    assert first["left_out"] == [{"partition": 1, "first": 2, "next": 4, "reason": "left out"}]
     assert first["clashes"] == {"temperature": 2}
     assert [one["window"] for one in box.get("/api/v1/exports?topic=telemetry&limit=1")["exports"]] == [1]
     assert box.get("/api/v1/exports?topic=nobody")["exports"] == []

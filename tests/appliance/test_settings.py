@@ -294,6 +294,17 @@ def test_two_listeners_on_one_port_are_refused(tmp_path: Path) -> None:
     load(tmp_path, None, ["http.port=0", "tcp.port=0", "mqtt.port=auto"])
 
 
+def test_a_packet_that_no_commit_holds_is_refused(tmp_path: Path) -> None:
+    small = ["log.journal_size=4MB", "log.pending_bytes=1MB", "log.checkpoint_bytes=1MB"]
+    load(tmp_path, None, small)
+    error = refused(tmp_path, None, [*small, "mqtt.max_packet_size=2MB"])
+    assert error.what == "mqtt.max_packet_size is 2048 KB, and with log.journal_size = 4 MB a reading may have 1152 KB"
+    assert "raise log.journal_size" in error.mend
+    error = refused(tmp_path, None, [*small, "tcp.max_line_size=2MB"])
+    assert error.what.startswith("tcp.max_line_size is 2048 KB")
+    load(tmp_path, None, ["mqtt.max_packet_size=4MB", "tcp.max_line_size=4MB"])
+
+
 @pytest.mark.parametrize(
     ("toml", "line"),
     [

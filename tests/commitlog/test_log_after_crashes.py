@@ -62,7 +62,7 @@ class Box:
 
 @pytest.fixture(name="box")
 def _box(volatile_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Box:
-    monkeypatch.setattr("commitlog.embedded.Doorbell", lambda _: SimBell())
+    monkeypatch.setattr("commitlog.engine.Doorbell", lambda _: SimBell())
     return Box(volatile_dir)
 
 

@@ -96,7 +96,7 @@ async def test_a_failed_log_is_stale_to_readers(tmp_path: Path) -> None:
         log.appended(1, 10, waiter, "lost")
         await wait_until_async(lambda: failures, describe="the log fails")
         clock.now_ms += 10_000
-        log._beat()
+        log._engine.heartbeat.tick()
         assert reader.writer_state() is WriterState.STALE
     assert waiter.failed_tokens == ["lost"]
     await log.close()

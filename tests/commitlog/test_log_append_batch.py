@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from commitlog.base import Position
+from commitlog.base import AppendedBatch
 from commitlog.batch import split_batches
 from commitlog.batch_errors import BatchError
 from commitlog.embedded import EmbeddedLog
@@ -41,10 +41,25 @@ async def kill(log: EmbeddedLog, disk: MemoryDisk, *, power_cut: random.Random |
 # -- the open end of a partition
 
 
+class Room:
+    """An open commit with quotas of a few records."""
+
+    quota_bytes = 100
+
+    def __init__(self) -> None:
+        self.partitions: set[Partition] = set()
+
+    def share(self, partitions: int) -> None:
+        pass
+
+    def opens(self, partition: Partition, size_bytes: int) -> None:
+        self.partitions.add(partition)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_what_is_taken_holds_everything_once_and_in_order(seed: int) -> None:
     rng = random.Random(seed)
-    opened_now: list[Partition] = []
+    opened_now = Room()
     partition = Partition("telemetry", bytes(16), 0, 5, opened_now)
     expected: list[tuple[int, bytes]] = []
     journal: list[tuple[int, bytes]] = []
@@ -66,11 +81,11 @@ def test_what_is_taken_holds_everything_once_and_in_order(seed: int) -> None:
             values = values[:1]
             assert partition.append(1_000, b"k", values[0], []) == offset
         expected.extend((offset + n, value) for n, value in enumerate(values))
-        assert partition in opened_now
+        assert partition in opened_now.partitions
         if rng.random() < 0.2:
-            for one in opened_now:
+            for one in opened_now.partitions:
                 read(journal, one.take_journal_batches())
-            opened_now.clear()
+            opened_now.partitions.clear()
             if rng.random() < 0.5:
                 assert partition.segment_batch_bytes > 0
                 read(segments, partition.take_segment_batches())
@@ -157,7 +172,7 @@ class Client:
         results = await asyncio.gather(*calls, return_exceptions=True)
         heard = [(first, result) for (first, _), result in zip(self.unacked, results, strict=True)]
         for first, result in heard:
-            if isinstance(result, Position) and rng.random() < 0.9:  # some answers are lost on the way
+            if isinstance(result, AppendedBatch) and rng.random() < 0.9:  # some answers are lost on the way
                 assert self.positions.setdefault(first, result.offset) == result.offset
         while self.unacked and self.unacked[0][0] in self.positions:
             self.unacked.pop(0)
@@ -297,7 +312,7 @@ async def test_batches_wait_in_line_while_the_log_is_congested(tmp_path: Path) -
             asyncio.create_task(log.append_batch("telemetry", 0, client_batch([b"%d" % n], producer=(7, 0, n))))
             for n in range(count)
         ]
-        await wait_until_async(lambda: len(log._intake._inspected) == MAX_UNDER_WAY)
+        await wait_until_async(lambda: len(log._engine.intake._inspected) == MAX_UNDER_WAY)
         assert partition.next_offset == 2, "nothing was appended"
         disk.go.set()
         assert [(await call).offset for call in calls] == list(range(2, 2 + count))
@@ -314,7 +329,7 @@ async def test_a_batch_whose_sender_has_gone_is_not_appended(tmp_path: Path) -> 
         await wait_until_async(disk.held.is_set)
         log.appended(0, 1 << 20)
         gone, stays = (asyncio.create_task(log.append_batch("telemetry", 0, client_batch([v]))) for v in (b"g", b"s"))
-        await wait_until_async(lambda: len(log._intake._inspected) == 2)
+        await wait_until_async(lambda: len(log._engine.intake._inspected) == 2)
         gone.cancel()
         disk.go.set()
         assert (await stays).offset == 1
@@ -333,8 +348,8 @@ async def test_closing_refuses_what_is_not_appended_yet(tmp_path: Path) -> None:
     await asyncio.sleep(0)
     await log.close()
     results = await asyncio.gather(*calls, return_exceptions=True)
-    stored = [result.offset for result in results if isinstance(result, Position)]
-    assert all(isinstance(result, (Position, UnavailableError)) for result in results)
+    stored = [result.offset for result in results if isinstance(result, AppendedBatch)]
+    assert all(isinstance(result, (AppendedBatch, UnavailableError)) for result in results)
     assert len(read_all(tmp_path).get(("telemetry", 0), [])) == len(stored)
     with pytest.raises(UnavailableError):
         await log.append_batch("telemetry", 0, client_batch([b"late"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+from concurrent.futures import ThreadPoolExecutor
 
 import google_crc32c
 import pytest
@@ -27,6 +28,7 @@ from commitlog.batch import (
     rebuild_from,
     split_batches,
 )
+from commitlog.compression import decompress
 
 HEADERS: list[Header] = [("mqtt.topic", b"devices/a/x"), ("none", None), ("", b"")]
 CODECS = pytest.mark.parametrize("codec", [CODEC_NONE, CODEC_ZSTD], ids=["plain", "zstd"])
@@ -199,3 +201,15 @@ def test_a_batch_is_cut_at_its_front(codec: int) -> None:
     assert [(r.offset, r.timestamp, r.key, list(r.headers)) for r in cut.records()] == [
         (40 + n, 1_000 + n, b"k%d" % n, HEADERS) for n in (2, 3, 4)
     ]
+
+
+def test_threads_decompress_at_once() -> None:
+    """Each batch is another; a context that two threads share would mix them, or break."""
+    plain = [random.Random(number).randbytes(50_000) * 20 for number in range(4)]
+    packed = [zstandard.ZstdCompressor().compress(one) for one in plain]
+
+    def unfold(number: int) -> bool:
+        return all(decompress(CODEC_ZSTD, packed[number], 1 << 20) == plain[number] for _ in range(50))
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(unfold, range(4)))

@@ -433,7 +433,7 @@ async def test_a_log_that_died_is_clean_before_and_after_its_recovery(tmp_path: 
     rng = random.Random(f"{seed}-{death}")
     disk, clock = MemoryDisk(), FakeClock()
     for _ in range(6):
-        disk.stop_at = disk.calls + int(2 ** rng.uniform(5, 11))
+        disk.stop_at = disk.calls + int(2 ** rng.uniform(5, 12))
         with contextlib.suppress(Exception):
             log = await open_log(tmp_path, storage=disk, clock=clock, settings=log_settings(flush_bytes="3KB"))
             with contextlib.suppress(Exception):

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from commitlog.base import ClosedWindow, Log, LogReader, NewRecord, Record, TableChange, WriterState
+from commitlog.base import AppendedBatch, ClosedWindow, Log, LogReader, NewRecord, Record, TableChange, WriterState
 from commitlog.batch_errors import (
     BatchError,
     CorruptMessageError,
@@ -220,7 +220,7 @@ async def test_a_ready_batch_is_appended_whole_and_in_order(box: Box, codec: int
     box.clock.now_ms += 5
     values = [b"%d" % number * 20 for number in range(30)]
     position = await box.log.append_batch("telemetry", 1, client_batch(values, codec=codec))
-    assert (position.topic, position.partition, position.offset) == ("telemetry", 1, 1)
+    assert position == AppendedBatch(topic="telemetry", partition=1, offset=1, timestamp_ms=box.clock.now_ms)
     assert (await box.log.append([record("telemetry", "a", "after", partition=1)]))[0].offset == 31
     await box.until_readable("telemetry", 32)
     found = box.read("telemetry", 1)
@@ -296,10 +296,15 @@ async def test_a_batch_sent_twice_is_stored_once(box: Box) -> None:
         values = [b"%d" % (sequence + n) for n in range(3)]
         return client_batch(values, producer=(producer.producer_id, producer.epoch, sequence))
 
-    first = [await box.log.append_batch("telemetry", 0, batch(3 * n)) for n in range(5)]
+    first = []
+    for number in range(5):
+        box.clock.now_ms += 1
+        first.append(await box.log.append_batch("telemetry", 0, batch(3 * number)))
+    assert len({appended.timestamp_ms for appended in first}) == 5
+    box.clock.now_ms += 1
     await box.log.append([record("telemetry", "a", "other", partition=0)])
     again = [await box.log.append_batch("telemetry", 0, batch(3 * n)) for n in range(5)]
-    assert again == first
+    assert again == first, "offset and time of the first"
     at_once = await asyncio.gather(*(box.log.append_batch("telemetry", 0, batch(15)) for _ in range(4)))
     assert {position.offset for position in at_once} == {16}
     await box.until_readable("telemetry", 19)

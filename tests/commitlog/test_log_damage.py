@@ -188,8 +188,8 @@ async def flushed(data_dir: Path, disk: MemoryDisk, count: int) -> EmbeddedLog:
         await log.append([record("telemetry", f"m{number}", f"v{number}")])
         if number == 0:
             await log.roll("telemetry", "the rest goes into a segment of its own")
-        log._flush_now()
-        await log._segment_thread.run(lambda: None)
+        log._engine.flusher.flush_now()
+        await log._engine.segment_thread.run(lambda: None)
     return log
 
 
@@ -297,8 +297,8 @@ async def large_batches(data_dir: Path, disk: MemoryDisk, count: int) -> tuple[E
     for number in range(count):
         clock.now_ms += 1_000
         await log.append([record("telemetry", f"m{number}", random.Random(number).randbytes(5_000))])
-        log._flush_now()
-        await log._segment_thread.run(lambda: None)
+        log._engine.flusher.flush_now()
+        await log._engine.segment_thread.run(lambda: None)
     return log, clock
 
 

@@ -34,8 +34,8 @@ async def work(log: EmbeddedLog, rng: random.Random, truth: Truth) -> None:
         if rng.random() < 0.1:
             await log.roll("telemetry", "test")
         if rng.random() < 0.2:
-            log._flush_now()
-            await log._segment_thread.run(lambda: None)
+            log._engine.flusher.flush_now()
+            await log._engine.segment_thread.run(lambda: None)
 
 
 def batch_starts(disk: MemoryDisk, path: Path) -> list[int]:

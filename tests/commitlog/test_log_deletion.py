@@ -59,10 +59,11 @@ async def test_a_reader_reads_on_in_a_segment_that_is_deleted_under_it(tmp_path:
         await windows_of_two(log, 3)
         with closing(FileLogReader(tmp_path, clock=clock)) as reader:
             assert reader.read("telemetry", 0, 0, max_bytes=1).next_offset == 2
-            cursor = reader._cursors[("telemetry", 0)]
+            cursor = reader._files("telemetry", 0)._cursor
+            assert cursor is not None
             await log.delete_segments("telemetry", 0, 4, "test")
-            log._segment_thread.submit(log._segments.checkpoint_if_due)
-            await log._segment_thread.run(lambda: None)
+            log._engine.segment_thread.submit(log._engine.segments.checkpoint_if_due)
+            await log._engine.segment_thread.run(lambda: None)
             assert sorted(path.name[:20] for path in partition(tmp_path).glob("*.log*")) == [f"{4:020}"]
             assert len(cursor.file.read(61, 0)) == 61
             part = reader.read("telemetry", 0, 2)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -111,3 +114,23 @@ def test_before_the_first_writer_there_is_no_door(waiter: DoorbellWaiter) -> Non
 
 def test_the_socket_is_the_owner_s_alone(bell: Doorbell, tmp_path: Path) -> None:
     assert (tmp_path / "doorbell.sock").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_socket_is_never_open_to_others_not_even_for_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes: list[int] = []
+
+    class Watched(socket.socket):
+        def bind(self, address: Any) -> None:
+            super().bind(address)
+            modes.append((tmp_path / "doorbell.sock").stat().st_mode & 0o777)
+
+    monkeypatch.setattr(socket, "socket", Watched)
+    before = os.umask(0)
+    try:
+        with closing(Doorbell(tmp_path)):
+            assert modes == [0o600]
+        assert os.umask(0) == 0, "as it was"
+    finally:
+        os.umask(before)

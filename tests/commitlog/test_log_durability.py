@@ -67,7 +67,7 @@ async def weak_log(data_dir: Path, disk: MemoryDisk, level: str = "os", **change
     await log.append([record("telemetry", "d", "first")])
     await wait_until_async(lambda: _noted(disk, data_dir), describe="the checkpoint notes weaker levels")
     for _ in range(3):  # the loop hears of it a moment later
-        await log._segment_thread.run(lambda: None)
+        await log._engine.segment_thread.run(lambda: None)
     return log
 
 
@@ -139,7 +139,7 @@ async def test_the_first_weaker_acknowledgement_waits_for_the_note(tmp_path: Pat
             if log.stats.syncs == before:
                 told_unsynced.append(number)
                 assert _noted(disk, tmp_path)
-            await log._segment_thread.run(lambda: None)
+            await log._engine.segment_thread.run(lambda: None)
         assert told_unsynced
         assert told_unsynced[0] > 0
         assert waiter.committed_tokens == list(range(40))
@@ -181,7 +181,7 @@ async def test_os_syncs_with_the_next_checkpoint(tmp_path: Path) -> None:
     syncs = Syncs(disk)
     await log.append([record("telemetry", "d", "v")])
     assert (syncs.count, log.stats.unsynced_records) == (0, 1)
-    await log._segment_thread.run(log._segments.checkpoint)
+    await log._engine.segment_thread.run(log._engine.segments.checkpoint)
     await wait_until_async(lambda: not log.stats.unsynced_records, describe="nothing unsynced")
     assert syncs.count == 1
     await log.close()
@@ -251,7 +251,7 @@ async def test_an_empty_commit_is_not_one_below_fsync(tmp_path: Path) -> None:
     assert await log.roll("telemetry", "test") is not None
     assert await log.roll("telemetry", "test") is None
     assert (await log.append_batch("telemetry", 0, batch)).offset == 0
-    await log._segment_thread.run(lambda: None)  # behind whatever either of them has handed to it
+    await log._engine.segment_thread.run(lambda: None)  # behind whatever either of them has handed to it
     assert not _noted(disk, tmp_path)
     disk.stop_at = disk.calls
     await log.close()
@@ -280,7 +280,7 @@ async def test_offsets_that_readers_saw_and_a_power_cut_took_are_not_used_again(
         await log.append([record("telemetry", "d", "lost")])
     with closing(FileLogReader(tmp_path, storage=disk)) as reader:
         await wait_until_async(lambda: reader.watermarks("telemetry")[0].high == 8, describe="all seen")
-    epoch = log._leader_epoch
+    epoch = log._engine.leader_epoch
     disk.stop_at = disk.calls
     await log.close()
     disk.revive(power_cut=LoseAll())
@@ -289,7 +289,7 @@ async def test_offsets_that_readers_saw_and_a_power_cut_took_are_not_used_again(
         cuts = [(cut.topic, cut.partition, cut.first, cut.next, cut.reason) for cut in log.report.cuts]
         assert cuts == [("other", 0, 0, 100, REASON), ("telemetry", 0, 1, 101, REASON)]
         assert not log.report.clean
-        assert log._leader_epoch > epoch
+        assert log._engine.leader_epoch > epoch
         with closing(FileLogReader(tmp_path, storage=disk, clock=clock)) as reader:
             await wait_until_async(lambda: reader.writer_state() is WriterState.LIVE, describe="the first heartbeat")
             read = reader.read("telemetry", 0, 1)
@@ -334,7 +334,7 @@ async def test_at_fsync_nothing_is_passed_over(tmp_path: Path) -> None:
 async def test_a_late_sync_that_fails_fails_the_log(tmp_path: Path) -> None:
     disk = MemoryDisk()
     log = await weak_log(tmp_path, disk, "interval", sync_interval="10ms")
-    failures: list[Exception] = log._on_failure  # type: ignore[assignment]
+    failures: list[Exception] = log._engine.on_failure  # type: ignore[assignment]
 
     def before(operation: str, path: Path) -> None:
         if operation == "sync" and path.name == "journal":
@@ -419,9 +419,9 @@ async def _live(log: EmbeddedLog, data_dir: Path, disk: MemoryDisk, known: Known
         if not log.stats.unsynced_records:
             known.must_stay |= known.cached
         if rng.random() < 0.1:
-            log._commits.sync_late()
+            log._engine.commits.sync_late()
         if rng.random() < 0.1:
-            log._segment_thread.submit(log._segments.checkpoint)
+            log._engine.segment_thread.submit(log._engine.segments.checkpoint)
         if rng.random() < 0.3:
             await asyncio.sleep(0)
             _look(data_dir, disk, known.seen)

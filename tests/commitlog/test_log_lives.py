@@ -131,7 +131,7 @@ async def check(disk: MemoryDisk, data_dir: Path, model: Model, clock: FakeClock
 async def die_or_close(log: EmbeddedLog, rng: random.Random) -> None:
     """What was recovered must be durable already: half of the time nothing more is synced after it."""
     if rng.random() < 0.5:
-        log._segments._storage.stop_at = 0  # type: ignore[attr-defined]
+        log._engine.segments._storage.stop_at = 0  # type: ignore[attr-defined]
     await log.close()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import msgspec
 import pytest
 
 from commitlog.batch_errors import (
@@ -14,7 +15,16 @@ from commitlog.batch_errors import (
     OutOfOrderSequenceError,
 )
 from commitlog.foreign import SEQUENCES, Sequenced
-from commitlog.producers import EXPIRE_AFTER_MS, MAX_ROWS, PRODUCERS_TABLE, Producers, new_producer
+from commitlog.producers import (
+    EXPIRE_AFTER_MS,
+    MAX_ROWS,
+    PRODUCERS_TABLE,
+    ROWS_BYTES,
+    UNKNOWN_MS,
+    Producers,
+    Written,
+    new_producer,
+)
 
 TOPIC = "00" * 16
 LAST = SEQUENCES - 1
@@ -36,7 +46,7 @@ class Bench:
         batch = Sequenced(producer_id=producer_id, epoch=epoch, first=first, count=count)
         before = self.producers.duplicate_of(TOPIC, 0, batch)
         if before is not None:
-            return before
+            return before.base_offset
         base_offset, self.offset = self.offset, self.offset + count
         for table, key, value in self.producers.appended(
             TOPIC, 0, batch, base_offset, now_ms=self.now_ms, now_monotonic_ms=self.now_ms
@@ -73,6 +83,29 @@ def test_the_last_five_batches_keep_their_offsets(reopened: bool) -> None:
     for number in range(4):
         assert bench.refused(4 * number, 4) is DuplicateSequenceError
     assert bench.send(36, 4) == 36
+
+
+def test_a_row_of_before_times_were_kept_is_read() -> None:
+    key = f"7/{TOPIC}/0"
+    producers = Producers({key: {"epoch": 0, "run": 3, "last_ms": 5, "batches": [[0, 2, 40]]}}, 0)
+    again = Sequenced(producer_id=7, epoch=0, first=0, count=3)
+    assert producers.duplicate_of(TOPIC, 0, again) == Written(0, 2, 40, UNKNOWN_MS)
+
+
+def test_the_rows_that_change_with_a_batch_take_no_more_than_is_counted() -> None:
+    far = 1 << 62
+    producers = Producers({}, 0)
+    widest = Sequenced(producer_id=(1 << 53) - 1, epoch=(1 << 15) - 1, first=0, count=1 << 30)
+    for number in range(20):
+        other = Sequenced(producer_id=(1 << 53) - 2 - number, epoch=0, first=0, count=1)
+        list(producers.appended("ff" * 16, 65_535, other, far, now_ms=far, now_monotonic_ms=0))
+    for number in range(6):
+        one = Sequenced(producer_id=widest.producer_id, epoch=widest.epoch, first=SEQUENCES - 9 + number, count=1 << 30)
+        at_ms = EXPIRE_AFTER_MS if number else 1
+        changes = list(producers.appended("ff" * 16, 65_535, one, far, now_ms=far, now_monotonic_ms=at_ms))
+        assert len(msgspec.msgpack.encode(changes)) <= ROWS_BYTES
+        if number == 1:
+            assert len(changes) > 5, "old rows go with it"
 
 
 def test_what_does_not_follow_is_out_of_order(reopened: bool) -> None:
@@ -139,7 +172,7 @@ def test_producers_and_partitions_do_not_know_each_other() -> None:
     for topic, partition in ((TOPIC, 0), (TOPIC, 1), ("11" * 16, 0)):
         assert producers.duplicate_of(topic, partition, one) is None
         list(producers.appended(topic, partition, one, 10 + partition, now_ms=0, now_monotonic_ms=0))
-    assert producers.duplicate_of(TOPIC, 1, one) == 11
+    assert producers.duplicate_of(TOPIC, 1, one) == Written(0, 0, 11, 0)
     assert len(producers) == 3
 
 

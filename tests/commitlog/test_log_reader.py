@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
+import struct
+from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from commitlog.base import Gap, WriterState
-from commitlog.batch import parse_header
+from commitlog.batch import CODEC_NONE, CRC_STARTS_AT, HEADER_BYTES, parse_header
 from commitlog.embedded import EmbeddedLog
-from commitlog.reader import FileLogReader
+from commitlog.reader import SLICE_PLAIN_BYTES, FileLogReader
 from commitlog.storage import LOG_DIR
 from commitlog.watermarks import STALE_AFTER_MS
 from core.errors import UnavailableError
+from tests.commitlog.batch_support import patched, raw_record, resealed
 from tests.commitlog.commitlog_disk import MemoryDisk
 from tests.commitlog.log_support import log_settings, open_log, opened, read_partition, record
 from tests.log_fakes import FakeClock
@@ -39,8 +41,8 @@ class Box:
         """One flushed batch per value."""
         for value in values:
             await self.log.append([record("telemetry", None, value)])
-            self.log._flush_now()
-            await self.log._segment_thread.run(lambda: None)
+            self.log._engine.flusher.flush_now()
+            await self.log._engine.segment_thread.run(lambda: None)
 
 
 @pytest.fixture
@@ -114,6 +116,107 @@ async def test_a_payload_that_holds_a_batch_is_not_taken_for_one(box: Box) -> No
             offset = part.next_offset
         assert b"v0" not in values
         assert b"v1" not in values
+
+
+async def forged(box: Box, forge: Callable[[bytes], bytes]) -> None:
+    """Three batches of three records, `v0` to `v8`; the middle one is another of the same size, under a right CRC."""
+    for number in range(3):
+        box.clock.now_ms += 10
+        await box.log.append([record("telemetry", None, f"v{number * 3 + n}") for n in range(3)])
+        box.log._flush_now()
+        await box.log._segment_thread.run(lambda: None)
+    segment = box.segment(0)
+    start, end = batch_starts(segment)[1:]
+    segment[start:end] = resealed(forge(bytes(segment[start:end])))
+    assert len(batch_starts(segment)) == 3
+
+
+def records_of_deltas(*deltas: int) -> Callable[[bytes], bytes]:
+    """Records that stand at these offsets of the batch, whose header still says three."""
+
+    def forge(data: bytes) -> bytes:
+        whole = bytearray(data[:HEADER_BYTES]) + b"".join(raw_record(delta) for delta in deltas)
+        struct.pack_into(">h", whole, CRC_STARTS_AT, CODEC_NONE)
+        struct.pack_into(">i", whole, 57, len(deltas))
+        return bytes(whole)
+
+    return forge
+
+
+UNREADABLE = {
+    "frame": lambda data: data[:HEADER_BYTES] + bytes(len(data) - HEADER_BYTES),
+    "codec": lambda data: patched(data, CRC_STARTS_AT, ">h", 6),
+    "count-more": lambda data: patched(data, 57, ">i", 4),
+    "count-less": lambda data: patched(data, 57, ">i", 2),
+    "offset-behind": records_of_deltas(0, 1, 3),
+    "offset-before": records_of_deltas(-1, 0, 1),
+    "offsets-fall": records_of_deltas(1, 0),
+    "offset-twice": records_of_deltas(1, 1),
+}
+
+
+@pytest.mark.parametrize("forge", UNREADABLE.values(), ids=UNREADABLE.keys())
+async def test_a_batch_that_cannot_be_read_under_a_right_crc_is_a_gap(
+    box: Box, forge: Callable[[bytes], bytes]
+) -> None:
+    await forged(box, forge)
+    with closing(box.reader()) as reader:
+        part = reader.read("telemetry", 0, 0)
+        assert [r.offset for r in part.records] == [0, 1, 2, 6, 7, 8]
+        assert list(part.gaps) == [Gap(first=3, next=6, reason="damaged")]
+        part = reader.read("telemetry", 0, 4, max_bytes=1)
+        assert (list(part.records), list(part.gaps), part.next_offset) == (
+            [],
+            [Gap(first=4, next=6, reason="damaged")],
+            6,
+        )
+        assert reader.offset_for_time("telemetry", 0, box.clock.now_ms - 10) == 6
+
+
+@pytest.mark.parametrize(
+    ("deltas", "holes"),
+    [((0, 2), [(4, 5)]), ((1, 2), [(3, 4)]), ((0,), [(4, 6)]), ((1,), [(3, 4), (5, 6)]), ((), [(3, 6)])],
+)
+async def test_offsets_that_no_record_of_a_batch_has_are_gaps(
+    box: Box, deltas: tuple[int, ...], holes: list[tuple[int, int]]
+) -> None:
+    """As Kafka's compaction leaves them."""
+    await forged(box, records_of_deltas(*deltas))
+    with closing(box.reader()) as reader:
+        part = reader.read("telemetry", 0, 0)
+        assert [r.offset for r in part.records] == [0, 1, 2, *(3 + delta for delta in deltas), 6, 7, 8]
+        assert [(gap.first, gap.next) for gap in part.gaps] == holes
+        assert {gap.reason for gap in part.gaps} == {"missing"}
+        assert part.next_offset == 9
+
+
+async def test_a_slice_is_bounded_by_what_its_records_take_in_memory(box: Box) -> None:
+    """Records that compress to next to nothing: by stored bytes one slice would hold them all."""
+    value = "x" * 30_000
+    for _ in range(12):
+        await box.append(value)
+    with closing(box.reader()) as reader:
+        at = [0]
+        while at[-1] < 12:
+            part = reader.read("telemetry", 0, at[-1], max_bytes=1 << 30)
+            size_bytes = sum(len(r.value or b"") for r in part.records)
+            assert size_bytes - len(value) < SLICE_PLAIN_BYTES
+            at.append(part.next_offset)
+        assert at == [0, 2, 4, 6, 8, 10, 12]
+
+
+async def test_the_map_is_taken_apart_once_for_each_change(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    await box.append("v0", "v1")
+    with closing(box.reader()) as reader:
+        reads: list[str] = []
+        read = reader._marks.read
+        monkeypatch.setattr(reader._marks, "read", lambda: (reads.append("read"), read())[1])
+        for offset in (0, 1, 2):
+            reader.read("telemetry", 0, offset)
+        assert reads == ["read"]
+        await box.append("v2")
+        assert reader.watermarks("telemetry")[0].high == 3
+        assert reads == ["read", "read"]
 
 
 async def test_a_damaged_last_batch_does_not_hold_a_reader_up(box: Box) -> None:
@@ -197,9 +300,9 @@ async def test_jumping_about_reads_the_same(box: Box) -> None:
 
 async def test_offsets_before_the_log_start_are_expired(box: Box) -> None:
     await box.append("v0", "v1", "v2")
-    files = next(f for f in box.log._segments._files.values() if f.topic.name == "telemetry")
+    files = next(f for f in box.log._engine.segments._files.values() if f.topic.name == "telemetry")
     files.log_start = 2
-    box.log._segments.publish_all()
+    box.log._engine.segments.publish_all()
     with closing(box.reader()) as reader:
         part = reader.read("telemetry", 0, 0)
         assert list(part.gaps) == [Gap(first=0, next=2, reason="expired")]
@@ -226,7 +329,7 @@ async def test_the_writer_is_stale_once_its_heartbeat_is_old(box: Box) -> None:
         assert reader.writer_state() is WriterState.LIVE
         box.clock.now_ms += STALE_AFTER_MS + 1
         assert reader.writer_state() is WriterState.STALE
-        box.log._marks.beat(box.clock.monotonic_ms())
+        box.log._engine.marks.beat(box.clock.monotonic_ms())
         assert reader.writer_state() is WriterState.LIVE
 
 

@@ -311,7 +311,7 @@ async def test_recovery_without_any_space_waits_and_says_so(box: Box) -> None:
     log = await EmbeddedLog.open(
         box.data_dir,
         log_settings(),
-        clock=box.log._clock,
+        clock=box.log._engine.clock,
         storage=box.disk,
         on_failure=box.failures,
         on_wait=room,

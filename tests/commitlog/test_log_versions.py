@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from commitlog.base import Gap
+from commitlog.base import Gap, WriterState
 from commitlog.checkpoint import read_checkpoint
 from commitlog.left_out import explained
 from commitlog.reader import FileLogReader
 from commitlog.restored import OFFSETS_LEFT_OUT, RESTORED_NAME
 from commitlog.storage import LOG_DIR
-from commitlog.version import FORMAT_VERSION, META_NAME, read_meta
-from core.errors import DataDirError
+from commitlog.version import FORMAT_VERSION, META_NAME, check_version, read_meta
+from core.errors import DataDirError, UnavailableError
 from tests.commitlog.commitlog_disk import MemoryDisk
 from tests.commitlog.log_support import open_log, opened, read_partition, record
 from tests.log_fakes import FakeClock
@@ -44,6 +44,45 @@ async def test_a_newer_version_is_refused_before_anything_is_touched(tmp_path: P
     assert refused.value.mend
     assert not {"write", "truncate", "rename", "remove"} & set(writes)
     assert {path: bytes(inode.now) for path, inode in disk._names.items()} == before
+
+
+async def test_readers_refuse_a_newer_version(tmp_path: Path) -> None:
+    disk = MemoryDisk()
+    await a_log(tmp_path, disk)
+    disk.content(meta(tmp_path))[:] = b"version=7\n"
+    with closing(FileLogReader(tmp_path, storage=disk, clock=FakeClock())) as reader:
+        for look in (
+            reader.topics,
+            lambda: reader.watermarks("telemetry"),
+            lambda: reader.read("telemetry", 0, 0),
+            lambda: reader.offset_for_time("telemetry", 0, 0),
+            lambda: reader.windows("telemetry"),
+            reader.topics,
+        ):
+            with pytest.raises(DataDirError, match=r"version 7.*up to 1") as refused:
+                look()
+            assert refused.value.mend
+        assert reader.writer_state() is WriterState.STALE
+
+
+async def test_a_reader_opened_before_the_log_is_made_looks_at_the_version_once_for_each_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = MemoryDisk()
+    looks: list[Path] = []
+    monkeypatch.setattr("commitlog.reader.check_version", lambda *at: (looks.append(at[1]), check_version(*at)))
+    with closing(FileLogReader(tmp_path, storage=disk, clock=FakeClock())) as reader:
+        with pytest.raises(UnavailableError):
+            reader.topics()
+        for start in (1, 2):
+            await a_log(tmp_path, disk)
+            for _ in range(3):
+                assert len(read_partition(reader, "telemetry", 1)) == 3 * start
+            assert looks == [tmp_path / LOG_DIR] * start
+        await a_log(tmp_path, disk)
+        disk.content(meta(tmp_path))[:] = b"version=7\n"
+        with pytest.raises(DataDirError):
+            reader.read("telemetry", 1, 0)
 
 
 async def test_a_log_without_the_file_is_taken_and_gets_it(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def value_of(number: int) -> bytes:
 def _template(volatile_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Template:
     """By its name: what stands only in segments, in both, or only in the journal. Three records, a batch each."""
     (volatile_dir / RUN_DIR).mkdir()
-    monkeypatch.setattr("commitlog.embedded.Doorbell", lambda _: SimBell())
+    monkeypatch.setattr("commitlog.engine.Doorbell", lambda _: SimBell())
     return Template(SimDisk(volatile_dir), volatile_dir, volatile_dir / LOG_DIR / SEGMENT, ())
 
 

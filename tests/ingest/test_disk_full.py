@@ -75,11 +75,11 @@ async def test_what_was_taken_before_the_publish_that_met_the_full_disk_is_ackno
     box.edge.storage.gate.clear()
     client.send(publish(b"1", 1))
     await wait_until_async(lambda: box.edge.mqtt.counters.records == 1)
-    box.edge.log._full_changed(True)
+    box.edge.log._engine.fullness.become(True)
     client.send(publish(b"2", 2))
     box.edge.storage.gate.set()
     assert (await client.rest()) in (b"\x40\x02\0\1", b"")
-    box.edge.log._full_changed(False)
+    box.edge.log._engine.fullness.become(False)
     await box.edge.records("telemetry", 1)
     assert box.values() == [b"1"]
 

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from commitlog.settings import LogSettings
 from ingest.limits import Admission, FileShare, files_wanted, share_files
-from ingest.settings import RouteSettings
+from ingest.settings import MqttSettings, RouteSettings
 from tests.conftest import wait_until_async
-from tests.ingest.edge_box import Client, EdgeBox, edge_box
+from tests.ingest.edge_box import FAST_LOG, Client, EdgeBox, edge_box
 from wire.mqtt.encode import encode_connect, encode_publish
 from wire.mqtt.packets import Connect, Publish, Will
 
@@ -126,9 +125,8 @@ async def test_devices_of_gateways_that_vanish_at_once_fit_the_journal(tmp_path:
 async def test_records_much_larger_than_their_packets_fit_the_journal(
     tmp_path: Path, packet: bytes, count: int
 ) -> None:
-    settings = LogSettings(journal_size="16MB", pending_bytes="4MB", checkpoint_bytes="1MB")
     routes = [RouteSettings(filter="p/{name}", device=None, key="{name}{name}", field="{name}")]  # the topic four times
-    async with edge_box(tmp_path, log_settings=settings, routes=routes) as box:
+    async with edge_box(tmp_path, routes=routes) as box:  # a journal of 4 MB, the smallest
         client = await Client.mqtt(box.mqtt_port, "c")
         await box.log.drain()
         box.storage.gate.clear()
@@ -141,6 +139,33 @@ async def test_records_much_larger_than_their_packets_fit_the_journal(
         assert await client.read(4) == b"\x40\x02\x00\x01"
         assert not box.failures
         assert box.mqtt.counters.records == count + 2
+
+
+async def test_an_mqtt_topic_that_a_route_repeats_without_measure_is_refused(tmp_path: Path) -> None:
+    routes = [RouteSettings(filter="p/{name}", device=None, key="{name}" * 6)]
+    async with edge_box(tmp_path, routes=routes) as box:
+        will = Will(topic="p/" + "w" * 60_000, payload=b"will", qos=1, retain=False)
+        client = await Client.mqtt(box.mqtt_port, "c", will=will)
+        client.send(publish(b"1", 1, topic="p/" + "t" * 1_000))
+        assert await client.read(4) == b"\x40\x02\x00\x01"
+        client.send(publish(b"2", 2, topic="p/" + "t" * 60_000))
+        assert await client.rest() == b""
+        assert box.mqtt.counters.refused_connections == {"topic-refused": 1}
+        await wait_until_async(lambda: box.mqtt.counters.dropped == {"topic-refused": 1}, describe="the will")
+        assert not box.failures
+
+
+async def test_the_largest_reading_that_settings_allow_fits_the_smallest_journal(tmp_path: Path) -> None:
+    size_bytes = FAST_LOG.record_limit_bytes
+    mqtt = MqttSettings(max_packet_size=f"{size_bytes >> 10}KB")
+    routes = [RouteSettings(filter="p/{name}", device=None, key="{name}{name}{name}", field="{name}")]
+    async with edge_box(tmp_path, mqtt=mqtt, routes=routes) as box:
+        client = await Client.mqtt(box.mqtt_port, "c")
+        topic = "p/" + "t" * 65_000
+        for number in range(1, 9):
+            client.send(publish(bytes(size_bytes - len(topic) - 8), number, topic=topic))
+            assert await client.read(4) == b"\x40\x02" + number.to_bytes(2, "big")
+        assert not box.failures
 
 
 # Congestion

@@ -16,12 +16,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from commitlog.base import Gap
+from commitlog.gaps import LEFT_OUT
 from sink.base import (
     BackOffError,
     CancelFlag,
     Export,
     ExportCancelledError,
-    Lost,
+    Missing,
     NotConnectedError,
     RecordsFailedError,
 )
@@ -206,13 +207,18 @@ def test_polars_reads_the_lake(tmp_path: Path, log: FakeLog) -> None:
 
 
 def test_offsets_that_are_missing_are_listed(tmp_path: Path, log: FakeLog) -> None:
-    for offset in (0, 1, 5, 6, 9):
+    for offset in (0, 1, 5, 6, 9, 15):
         log.put({"n": offset}, offset=offset)
-    log.gaps["telemetry", 0] = [Gap(first=3, next=5, reason="corrupt")]
-    assert export(tmp_path, log).lost == (
-        Lost(partition=0, first=2, next=3, reason="not in the log"),
-        Lost(partition=0, first=3, next=5, reason="corrupt"),
-        Lost(partition=0, first=7, next=9, reason="not in the log"),
+    left_out = Gap(first=11, next=14, reason=LEFT_OUT)
+    log.gaps["telemetry", 0] = [Gap(first=3, next=5, reason="corrupt"), left_out]
+    exported = export(tmp_path, log)
+    assert exported.left_out == (Missing(partition=0, first=11, next=14, reason="left out"),)
+    assert exported.lost == (
+        Missing(partition=0, first=2, next=3, reason="not in the log"),
+        Missing(partition=0, first=3, next=5, reason="corrupt"),
+        Missing(partition=0, first=7, next=9, reason="not in the log"),
+        Missing(partition=0, first=10, next=11, reason="not in the log"),
+        Missing(partition=0, first=14, next=15, reason="not in the log"),
     )
 
 

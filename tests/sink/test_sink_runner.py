@@ -10,13 +10,14 @@ import pytest
 from structlog.testing import capture_logs
 
 from commitlog.base import ClosedWindow, LogReader
+from commitlog.gaps import LEFT_OUT
 from sink.base import (
     BackOffError,
     CancelFlag,
     Export,
     ExportCancelledError,
     ExportedFile,
-    Lost,
+    Missing,
     NotConnectedError,
     RecordsFailedError,
 )
@@ -226,8 +227,9 @@ def test_old_export_rows_are_dropped_with_the_checkpoint() -> None:
 def test_metrics_file_holds_what_was_exported(tmp_path: Path) -> None:
     metrics = SinkMetrics()
     file = ExportedFile(path="x", rows=3, size_bytes=100, date="2025-11-20")
-    lost = Lost(partition=0, first=1, next=5, reason="cut")
-    export = Export(files=[file], rows=3, quarantined={"empty": 2}, clashes={"a": 4}, lost=[lost])
+    lost = Missing(partition=0, first=1, next=5, reason="cut")
+    never = Missing(partition=0, first=5, next=905, reason=LEFT_OUT)
+    export = Export(files=[file], rows=3, quarantined={"empty": 2}, clashes={"a": 4}, lost=[lost], left_out=[never])
     metrics.exported("telemetry", export, 1_500)
     write_metrics(metrics, tmp_path / "sink.prom")
     text = (tmp_path / "sink.prom").read_text()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from commitlog.commit import Commit
 from commitlog.durability import Durability
-from commitlog.embedded import EmbeddedLog
+from commitlog.engine import Engine
 from commitlog.journal import Journal
 from tests.commitlog.sim.sim_disk import SimStorage
 from tests.commitlog.sim.sim_lives import Breakage
@@ -28,20 +28,19 @@ class NoDirectorySync(SimStorage):
         self._dir(path)
 
 
-class ShownBeforeSync(EmbeddedLog):
+class ShownBeforeSync(Engine):
     """Writes a flush to segments, and shows it to readers, while its last commit is still on the way to the disk."""
 
     def _take(self, asked: Durability) -> Commit:
         commit = super()._take(asked)
         flush, commit.flush = commit.flush, None
         if flush is not None:
-            flush.reaches(self._journal)
-            self._segment_thread.submit(lambda: self._segments.flush(flush), lambda _: commit.after_flush())
+            self.flusher.submit(flush, commit.after_flush)
         return commit
 
 
 BROKEN = {
     "ack before fsync": Breakage(patches={"commitlog.recovery.Journal": AckBeforeSyncJournal}),
     "no directory fsync": Breakage(storage_class=NoDirectorySync),
-    "watermark before fsync": Breakage(log_class=ShownBeforeSync),
+    "watermark before fsync": Breakage(patches={"commitlog.embedded.Engine": ShownBeforeSync}),
 }

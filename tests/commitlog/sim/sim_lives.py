@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import commitlog.embedded
+import commitlog.engine
 from commitlog.base import NewRecord, TableChange
 from commitlog.checkpoint import CHECKPOINT_NAME, read_checkpoint
 from commitlog.embedded import EmbeddedLog
@@ -91,7 +91,6 @@ class Wish:
 class Breakage:
     """How a log is broken on purpose: its class, its storage, other names of `commitlog` replaced."""
 
-    log_class: type[EmbeddedLog] = EmbeddedLog
     storage_class: type[SimStorage] = SimStorage
     patches: dict[str, object] = field(default_factory=dict)
     checkpoints: bool = False
@@ -248,7 +247,7 @@ class Simulation:
 
     async def _process(self, *, last: bool) -> None:
         failures = Failures()
-        log = await self._breakage.log_class.open(
+        log = await EmbeddedLog.open(
             self.data_dir,
             self._settings,
             clock=self.clock,
@@ -434,8 +433,8 @@ def simulated(simulation: Simulation) -> Iterator[None]:
         patch.object(secrets, "token_hex", lambda size: rng.randbytes(size).hex()),
         patch.object(secrets, "token_bytes", rng.randbytes),
         patch.object(secrets, "randbits", rng.getrandbits),
-        patch.object(commitlog.embedded, "Doorbell", lambda _run_dir: simulation.bell),
-        patch.object(commitlog.embedded, "WatermarkWriter", simulation.new_marks),
+        patch.object(commitlog.engine, "Doorbell", lambda _run_dir: simulation.bell),
+        patch.object(commitlog.engine, "WatermarkWriter", simulation.new_marks),
     ):
         try:
             yield

@@ -4,7 +4,8 @@ The rules:
 
 1. The process that keeps the log (edge) is started first; the others once it is ready. It is stopped last, because
    the sink's last checkpoint and the console's last answer go through it.
-2. A child that dies is started again, with a growing pause (`appliance.restarts`); the others do not notice.
+2. A child that dies is started again, at once if it had worked, else with a growing pause (`appliance.restarts`);
+   the others do not notice.
 3. Stop, on SIGTERM, SIGINT or SIGHUP: drain (the edge stops listening, open batches commit and are acknowledged,
    connections close), then console and sink, then the edge. A second signal shortens the patience.
 4. No process outlives the supervisor: each watches the life pipe, whose writing end only the supervisor has.
@@ -234,7 +235,7 @@ class Supervisor:
             except TimeoutError:
                 if spec.keeps_log:
                     _log.info("still starting", child=spec.name, waited_s=round(self._now_s() - started_s))
-        policy.ready()
+        policy.ready(self._now_s())
         _log.info("ready", child=spec.name, pid=child.pid, after_s=round(self._now_s() - started_s, 3))
         if spec.keeps_log:
             self._log_ready.set()

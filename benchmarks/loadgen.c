@@ -11,6 +11,10 @@
  * every `window` messages (every message, when paced), and its PINGRESP says that the server has parsed what came
  * before. The window bounds all memory: packet ids, send times and output buffers.
  *
+ * With --ledger FILE each acknowledged QoS 1 message is noted there as two uint32 in the machine's byte order, device and
+ * sequence number, in the order of the answers; the file is whole when the process has ended by itself, also when that
+ * was because the server hung up. With --first-device N devices are numbered from N.
+ *
  * Standard output carries one JSON object a line: "connected", "measuring" (warm-up over), "result". After the result
  * the connections stay open until standard input ends, so that the caller can look at the server with its clients on.
  */
@@ -40,6 +44,7 @@ enum {
     MAX_PAYLOAD = 8192,      /* keeps a packet's remaining length within two bytes */
     MAX_WINDOW = 65535,      /* packet ids are 16 bits, and 0 is none */
     MAX_CONNECTIONS = 28000, /* the ephemeral ports of one loopback address */
+    MAX_DEVICE = 999999,     /* six digits in a client id */
     CONNECTS_IN_FLIGHT = 64, /* below the listen backlog of common servers: a dropped SYN would cost a second */
     CONNECT_PATIENCE_MS = 30000,
     INPUT_BYTES = 4096,
@@ -50,8 +55,9 @@ enum {
 enum { CONNACK = 2, PUBACK = 4, PINGRESP = 13 }; /* [MQTT 3.1.1, table 2.1] */
 
 typedef struct {
-    int port, connections, qos, window, payload_bytes;
+    int port, connections, first_device, qos, window, payload_bytes;
     double warmup_s, seconds, rate;
+    const char *ledger;
 } Options;
 
 typedef struct {
@@ -62,7 +68,8 @@ typedef struct {
     char topic[48];
     uint16_t *free_ids; /* a stack of the slots that are not in flight */
     int free_count;
-    uint64_t *sent_ns; /* by slot; 0 = not in flight */
+    uint64_t *sent_ns;       /* by slot; 0 = not in flight */
+    uint32_t *sent_sequence; /* by slot; of its last message */
     size_t in_len;
     uint8_t in[INPUT_BYTES];
     size_t out_len, out_done;
@@ -77,6 +84,7 @@ static uint64_t max_us;
 static Options options = {.connections = 100, .qos = 1, .window = 10, .payload_bytes = 120, .warmup_s = 2, .seconds = 10};
 static Connection *connections;
 static int epoll_fd, timer_fd;
+static FILE *ledger; /* NULL: none is kept */
 static int slots;       /* answers a connection may be waiting for */
 static int slot_weight; /* messages that one answer confirms */
 static size_t packet_bytes, out_capacity;
@@ -259,6 +267,7 @@ static void send_slot(Connection *c, uint64_t since_ns, uint64_t time_ms)
 {
     uint16_t id = c->free_ids[--c->free_count];
     c->sent_ns[id] = since_ns;
+    c->sent_sequence[id] = (uint32_t)c->sequence;
     for (int i = 0; i < slot_weight; i++)
         put_publish(c, id, time_ms);
     if (options.qos == 0)
@@ -275,6 +284,13 @@ static void fill_window(Connection *c)
 
 /* --- reading --------------------------------------------------------------------------------------------------- */
 
+static void note_answer(const Connection *c, uint16_t id)
+{
+    uint32_t entry[2] = {(uint32_t)c->index, c->sent_sequence[id]};
+    if (fwrite(entry, sizeof entry, 1, ledger) != 1)
+        die("the ledger %s cannot be written: %s", options.ledger, strerror(errno));
+}
+
 static void confirm(Connection *c, uint16_t id, uint64_t now)
 {
     if (id == 0 || id > slots || c->sent_ns[id] == 0)
@@ -282,6 +298,8 @@ static void confirm(Connection *c, uint16_t id, uint64_t now)
     uint64_t since = c->sent_ns[id];
     record_latency(now > since ? (now - since) / 1000 : 0, (uint64_t)slot_weight);
     c->sent_ns[id] = 0;
+    if (ledger != NULL)
+        note_answer(c, id);
     c->free_ids[c->free_count++] = id;
     acked_total += (uint64_t)slot_weight;
 }
@@ -352,6 +370,7 @@ static void open_connection(Connection *c, int index)
     c->out = allocate(1, out_capacity);
     c->free_ids = allocate((size_t)slots, sizeof *c->free_ids);
     c->sent_ns = allocate((size_t)slots + 1, sizeof *c->sent_ns);
+    c->sent_sequence = allocate((size_t)slots + 1, sizeof *c->sent_sequence);
     for (int i = 0; i < slots; i++)
         c->free_ids[i] = (uint16_t)(slots - i);
     c->free_count = slots;
@@ -378,7 +397,7 @@ static void connect_all(void)
     uint64_t give_up = now_ns() + (uint64_t)CONNECT_PATIENCE_MS * 1000000u;
     for (int opened = 0, up = 0; up < options.connections;) {
         while (opened < options.connections && opened - up < CONNECTS_IN_FLIGHT) {
-            open_connection(connections + opened, opened);
+            open_connection(connections + opened, options.first_device + opened);
             opened++;
         }
         int count = epoll_wait(epoll_fd, events, EVENTS, TICK_MS);
@@ -526,6 +545,7 @@ static void parse_options(int argc, char **argv)
         {"qos", required_argument, NULL, 'q'},           {"window", required_argument, NULL, 'w'},
         {"payload-bytes", required_argument, NULL, 'b'}, {"warmup", required_argument, NULL, 'u'},
         {"seconds", required_argument, NULL, 's'},       {"rate", required_argument, NULL, 'r'},
+        {"first-device", required_argument, NULL, 'f'},  {"ledger", required_argument, NULL, 'l'},
         {NULL, 0, NULL, 0},
     };
     int flag, which;
@@ -540,18 +560,25 @@ static void parse_options(int argc, char **argv)
         case 'u': options.warmup_s = number(name, optarg, 0, 3600); break;
         case 's': options.seconds = number(name, optarg, 0.1, 3600); break;
         case 'r': options.rate = number(name, optarg, 0, 100000); break;
+        case 'f': options.first_device = (int)number(name, optarg, 0, MAX_DEVICE - MAX_CONNECTIONS); break;
+        case 'l': options.ledger = optarg; break;
         default: die("usage: loadgen --port N [--connections N] [--qos 0|1] [--window N] [--payload-bytes N]"
-                     " [--warmup S] [--seconds S] [--rate MESSAGES_PER_S_AND_CONNECTION]");
+                     " [--warmup S] [--seconds S] [--rate MESSAGES_PER_S_AND_CONNECTION] [--first-device N]"
+                     " [--ledger FILE]");
         }
     }
     if (options.port == 0 || optind != argc)
         die("--port is needed, and no other arguments than options");
+    if (options.ledger != NULL && options.qos == 0)
+        die("--ledger: QoS 0 has no acknowledgements to note");
 }
 
 int main(int argc, char **argv)
 {
     parse_options(argc, argv);
     signal(SIGPIPE, SIG_IGN);
+    if (options.ledger != NULL && (ledger = fopen(options.ledger, "ab")) == NULL)
+        die("the ledger %s cannot be opened: %s", options.ledger, strerror(errno));
     setvbuf(stdout, NULL, _IOLBF, 0);
     struct rlimit files;
     getrlimit(RLIMIT_NOFILE, &files);
@@ -574,5 +601,7 @@ int main(int argc, char **argv)
     printf("{\"event\":\"connected\",\"connections\":%d,\"connect_s\":%.6f}\n", options.connections, connect_s);
     run(connect_s);
     hold_then_disconnect();
+    if (ledger != NULL && fclose(ledger) != 0)
+        die("the ledger %s cannot be written: %s", options.ledger, strerror(errno));
     return 0;
 }

@@ -22,6 +22,9 @@ REPORT_NAME: Final = "recovery.json"
 REPORT_VERSION: Final = 1
 MAX_CUTS: Final = 1_000
 """Cuts of earlier starts that are kept, newest first: a disk that damages more than that has to be replaced."""
+MAX_LEFT_OUT: Final = 20_000
+"""Of those that only left offsets out, as weaker durability does in every partition at every start after a kill:
+three topics of eight partitions and a power cut every day for two years. About 5 MB, read where there is a gap."""
 
 
 class Cut(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,9 +92,13 @@ def cut_of(topic: str, partition: int, damage: Damage, following: int, reason: s
 
 
 def keep_report(storage: Storage, log_dir: Path, report: RecoveryReport, newest_record_ms: int) -> None:
-    """Write the report beside the log. A full disk is no reason not to start: then it is only logged."""
+    """Write the report beside the log. A full disk is no reason not to start: then it is only logged.
+
+    A start that died after this is followed by one that finds the same again: its cuts are not told twice.
+    """
     before = read_report(storage, log_dir)
-    earlier = [] if before is None else [*before.cuts, *before.earlier]
+    now = set(report.cuts)
+    earlier = [] if before is None else [cut for cut in (*before.cuts, *before.earlier) if cut not in now]
     kept = KeptReport(
         version=REPORT_VERSION,
         clean=report.clean,
@@ -100,9 +107,9 @@ def keep_report(storage: Storage, log_dir: Path, report: RecoveryReport, newest_
         records_replayed=report.records_replayed,
         bytes_cut=report.bytes_cut,
         duration_s=round(report.duration_s, 3),
-        cuts=report.cuts[:MAX_CUTS],
+        cuts=_newest(report.cuts),
         notes=report.notes[:MAX_CUTS],
-        earlier=earlier[:MAX_CUTS],
+        earlier=_newest(earlier),
     )
     try:
         write_atomically(storage, log_dir / REPORT_NAME, msgspec.json.format(msgspec.json.encode(kept), indent=1))
@@ -110,6 +117,18 @@ def keep_report(storage: Storage, log_dir: Path, report: RecoveryReport, newest_
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         report.notes.append(f"{REPORT_NAME} could not be written: {error.strerror}")
+
+
+def _newest(cuts: Sequence[Cut]) -> list[Cut]:
+    """As many of each kind as are kept; they come newest first."""
+    room = {True: MAX_LEFT_OUT, False: MAX_CUTS}
+    kept = []
+    for cut in cuts:
+        is_left_out = cut.reason.startswith(LEFT_OUT)
+        if room[is_left_out] > 0:
+            room[is_left_out] -= 1
+            kept.append(cut)
+    return kept
 
 
 def read_report(storage: Storage, log_dir: Path) -> KeptReport | None:

@@ -105,10 +105,12 @@ def without_checkpoint(storage: Storage, log_dir: Path, unsynced_records: int) -
 def continue_past_reported(storage: Storage, log_dir: Path, partitions: Sequence[PartitionFiles]) -> None:
     """Never use an offset again that the report of an earlier start passed over: the checkpoint would have said so."""
     kept = read_report(storage, log_dir)
-    for files in partitions if kept is not None else ():
-        for cut in (*kept.cuts, *kept.earlier) if kept is not None else ():
-            if (cut.topic, cut.partition) == (files.topic.name, files.partition):
-                files.next_offset = max(files.next_offset, cut.next)
+    reached: dict[tuple[str, int], int] = {}
+    for cut in (*kept.cuts, *kept.earlier) if kept is not None else ():
+        at = (cut.topic, cut.partition)
+        reached[at] = max(cut.next, reached.get(at, 0))
+    for files in partitions:
+        files.next_offset = max(files.next_offset, reached.get((files.topic.name, files.partition), 0))
 
 
 def _find(storage: Storage, log_dir: Path, journal_id: int) -> tuple[int, JournalExtent | None]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from appliance.config_text import render_toml, toml_value
 from appliance.settings import Settings, is_loopback, load_settings, load_with_origins
 from core.errors import ConfigError
 from ingest.settings import DEFAULT_ROUTES
+from tests.conftest import REQUIRE_VARIABLE
 
 
 def load(
@@ -90,7 +92,11 @@ def test_an_empty_variable_counts_as_not_set(tmp_path: Path) -> None:
 
 
 def test_variables_of_the_tests_are_no_settings(tmp_path: Path) -> None:
-    assert load(tmp_path, environ={"HEADRACE_REQUIRE": "mosquitto"}) == Settings()
+    tests = Path(__file__).parents[1].rglob("*.py")
+    used = {name for path in tests for name in re.findall(r'environ\.get\(\s*"(HEADRACE_\w+)"', path.read_text())}
+    used.add(REQUIRE_VARIABLE)
+    assert "HEADRACE_KILL_ROUNDS" in used
+    assert load(tmp_path, environ=dict.fromkeys(used, "50")) == Settings()
 
 
 @pytest.mark.parametrize(

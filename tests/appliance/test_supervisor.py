@@ -21,7 +21,9 @@ from appliance.datadir import DataDir, open_data_dir
 from appliance.restarts import RestartRule
 from appliance.settings import Settings
 from appliance.supervisor import Patience, Supervisor, children_of, with_ports
+from core.clock import Clock
 from tests.conftest import wait_until, wait_until_async
+from tests.log_fakes import FakeClock
 
 RULE = RestartRule(first_delay_s=0.01, max_delay_s=0.05, healthy_after_s=60)
 
@@ -66,7 +68,14 @@ class House:
         script.write_text(CHILD.format(name=name, journal=str(self.path / "notes"), body=code))
         return ChildSpec(name=name, command=(sys.executable, "-P", str(script)), keeps_log=keeps_log)
 
-    def supervise(self, *children: ChildSpec, patience: Patience | None = None, settings: object = None) -> Supervisor:
+    def supervise(
+        self,
+        *children: ChildSpec,
+        patience: Patience | None = None,
+        settings: object = None,
+        rule: RestartRule = RULE,
+        clock: Clock | None = None,
+    ) -> Supervisor:
         async def drain() -> None:
             self.drained.append("drain")
             self.note("drain")
@@ -76,8 +85,9 @@ class House:
             Settings.model_validate({"data_dir": self.path / "data", **sections}),
             self.data_dir,
             children,
-            rule=RULE,
+            rule=rule,
             patience=patience,
+            clock=clock,
             drain=drain,
         )
         self.runs.append(asyncio.create_task(supervisor.run()))
@@ -184,6 +194,26 @@ async def test_a_child_that_crashes_at_once_is_tried_again_and_again(house: Hous
     await wait_until_async(lambda: sum(note.startswith("sink starts") for note in house.notes()) >= 3, timeout_s=20)
     supervisor.stop()
     assert await house.ended() == 0
+
+
+@pytest.mark.parametrize(("worked_s", "comes_back"), [(10, True), (9, False)])
+async def test_a_child_that_was_ready_for_a_while_is_back_at_once(
+    house: House, worked_s: int, *, comes_back: bool
+) -> None:
+    clock = FakeClock()
+    rule = RestartRule(first_delay_s=3600, max_delay_s=3600, healthy_after_s=10)
+    supervisor = house.supervise(house.child("edge", keeps_log=True), rule=rule, clock=clock)
+    await wait_until_async(supervisor.log_ready.is_set, timeout_s=20)
+    killed = house.pids()["edge"]
+    clock.now_ms += worked_s * 1000
+    os.kill(killed, signal.SIGKILL)
+    await wait_until_async(lambda: house.pids().get("edge") != killed, timeout_s=20)
+    starts = lambda: sum(note.startswith("edge starts") for note in house.notes())  # noqa: E731
+    if comes_back:
+        await wait_until_async(lambda: starts() == 2, timeout_s=20)
+    supervisor.stop()
+    assert await house.ended() == 0
+    assert starts() == 1 + comes_back
 
 
 async def test_what_a_person_must_mend_ends_everything_with_its_exit_code(house: House) -> None:

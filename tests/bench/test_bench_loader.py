@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import re
+import subprocess
+from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -190,6 +192,46 @@ async def test_a_server_that_hangs_up_ends_the_run(program: Path) -> None:
 
     with pytest.raises(BenchmarkError, match="the server closed it"):
         await load(program, FakeServer(leave), Load(connections=1, window=1))
+
+
+async def test_the_ledger_holds_what_was_answered_before_the_server_hung_up(program: Path, tmp_path: Path) -> None:
+    answered: list[bytes] = []
+
+    def a_hundred(packets: list[bytes]) -> Iterator[bytes]:
+        if len(answered) == 100:
+            raise ConnectionResetError
+        answered.extend(packets)
+        yield from puback(packets)
+
+    fake, ledger = FakeServer(a_hundred), tmp_path / "ledger"
+    async with fake.listening() as port:
+        words = ["--port", str(port), "--connections", "3", "--window", "1", "--first-device", "40"]
+        process = await asyncio.create_subprocess_exec(
+            str(program),
+            *words,
+            "--ledger",
+            str(ledger),
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, said = await process.communicate()
+    assert process.returncode == 1
+    assert b"the server closed it" in said
+    noted = array("I", ledger.read_bytes())
+    entries = list(zip(noted[::2], noted[1::2], strict=True))
+    sent = [(packet[packet.index(b"dev-") + 4 :][:6], json.loads(packet[packet.index(b"{") :])) for packet in answered]
+    assert len(entries) > 90, "answers that the others had not read when one was thrown out are not noted"
+    assert set(entries) <= {(int(device), body["seq"]) for device, body in sent}
+    for device in (40, 41, 42):
+        seqs = [seq for one, seq in entries if one == device]
+        assert seqs == list(range(len(seqs)))
+
+
+def test_a_ledger_of_qos_0_is_refused(program: Path, tmp_path: Path) -> None:
+    words = [str(program), "--port", "1", "--qos", "0", "--ledger", str(tmp_path / "ledger")]
+    done = subprocess.run(words, capture_output=True, check=False, timeout=10)
+    assert done.returncode == 1
+    assert b"QoS 0 has no acknowledgements" in done.stderr
 
 
 def test_nobody_listening(program: Path) -> None:

@@ -432,8 +432,10 @@ async def test_a_log_that_died_is_clean_before_and_after_its_recovery(tmp_path: 
     """Nothing that a kill or a power cut can leave is taken for damage, whether or not it was recovered from."""
     rng = random.Random(f"{seed}-{death}")
     disk, clock = MemoryDisk(), FakeClock()
+    async with opened(tmp_path, storage=disk, clock=clock) as log:
+        await fill(log, seed=seed, appends=5)  # each of the deaths below may come before the log is open
     for _ in range(6):
-        disk.stop_at = disk.calls + int(2 ** rng.uniform(5, 12))
+        disk.stop_at = disk.calls + int(2 ** rng.uniform(5, 11))
         with contextlib.suppress(Exception):
             log = await open_log(tmp_path, storage=disk, clock=clock, settings=log_settings(flush_bytes="3KB"))
             with contextlib.suppress(Exception):

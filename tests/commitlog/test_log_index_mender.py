@@ -31,8 +31,8 @@ async def a_log(data_dir: Path, disk: MemoryDisk, clock: FakeClock, *, kill: boo
         for part in range(12):
             clock.now_ms += 1_000
             await log.append([record("telemetry", "d", random.Random(part).randbytes(5_000))])
-            log._flush_now()
-            await log._segment_thread.run(lambda: None)
+            log._engine.flusher.flush_now()
+            await log._engine.segment_thread.run(lambda: None)
         await log.roll("telemetry", f"closes segment {number}")
     await log.append([record("telemetry", "d", "in the open one")])
     if kill:
@@ -51,7 +51,7 @@ def both(disk: MemoryDisk, data_dir: Path, base: int) -> tuple[bytes, bytes]:
 
 async def tended(log: EmbeddedLog, times: int = 3) -> None:
     for _ in range(times):
-        await log._segment_thread.run(log._segments.checkpoint_if_due)
+        await log._engine.segment_thread.run(log._engine.segments.checkpoint_if_due)
 
 
 @pytest.mark.parametrize("suffix", [".index", ".timeindex"])
@@ -104,7 +104,7 @@ async def test_a_wrong_end_is_found_after_an_unclean_start_only(tmp_path: Path, 
     assert not any("indexes" in note for note in log.report.notes), "the sizes are possible"
     await tended(log)
     assert both(disk, tmp_path, 12) == good
-    assert log._segments._mender.made_again == 1
+    assert log._engine.segments._mender.made_again == 1
     await log.close()
     index(disk, tmp_path, 12, ".index")[:] = wrong[0]
     index(disk, tmp_path, 12, ".timeindex")[:] = wrong[1]
@@ -120,10 +120,10 @@ async def test_right_indexes_are_left_alone(tmp_path: Path) -> None:
     log = await open_log(tmp_path, storage=disk, settings=SETTINGS, clock=clock)
     written: list[str] = []
     disk.before = lambda operation, path: written.append(path.name) if operation in ("write", "rename") else None
-    await log._segment_thread.run(log._segments._mender.step)
-    assert log._segments._mender.made_again == 0
+    await log._engine.segment_thread.run(log._engine.segments._mender.step)
+    assert log._engine.segments._mender.made_again == 0
     assert written == []
-    assert log._segments._mender._work is None, "it has looked at everything"
+    assert log._engine.segments._mender._work is None, "it has looked at everything"
     disk.before = None
     await log.close()
 
@@ -135,7 +135,7 @@ async def test_a_step_is_bounded(tmp_path: Path) -> None:
     for base in bases:
         disk.remove(tmp_path / PARTITION / f"{base:020}.index")
     log = await open_log(tmp_path, storage=disk, settings=SETTINGS, clock=clock)
-    mender = log._segments._mender
+    mender = log._engine.segments._mender
     assert mender._work is not None
     costs = list(mender._work)
     assert max(costs) < 10_000, "a batch at a time"
@@ -157,7 +157,7 @@ async def test_a_disk_that_refuses_leaves_the_index_and_the_log_as_they_are(tmp_
 
     disk.before = before
     await tended(log)
-    assert log._segments._mender.made_again == 0
+    assert log._engine.segments._mender.made_again == 0
     (position,) = await log.append([record("telemetry", "d", "it goes on")])
     assert position.offset == 37
     disk.before = None
@@ -170,8 +170,8 @@ async def test_a_segment_that_is_deleted_meanwhile_is_passed_over(tmp_path: Path
     for base in (0, 12):
         disk.remove(tmp_path / PARTITION / f"{base:020}.index")
     log = await open_log(tmp_path, storage=disk, settings=SETTINGS, clock=clock)
-    assert log._segments._mender._work is not None
-    next(log._segments._mender._work)  # in the midst of the first
+    assert log._engine.segments._mender._work is not None
+    next(log._engine.segments._mender._work)  # in the midst of the first
     await log.delete_segments("telemetry", 0, 12, "test")
     await tended(log)
     names = disk.names(tmp_path / PARTITION)

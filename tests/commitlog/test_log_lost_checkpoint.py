@@ -183,8 +183,8 @@ async def test_a_torn_segment_is_made_good_from_the_journal_also_without_a_check
     await log.create_topic("telemetry", 1)
     for number in range(8):
         await log.append([record("telemetry", "d", f"v{number}")])
-        log._flush_now()
-        await log._segment_thread.run(lambda: None)
+        log._engine.flusher.flush_now()
+        await log._engine.segment_thread.run(lambda: None)
     disk.stop_at = 0
     await log.close()
     disk.revive()

@@ -99,8 +99,8 @@ async def test_numbers_that_do_not_follow_begin_a_new_run(tmp_path: Path) -> Non
         await log.create_topic("telemetry", 1)
         for sequence in (0, 2, 4):
             await send(log, 7, sequence)
-            log._flush_now()
-            await log._segment_thread.run(lambda: None)
+            log._engine.flusher.flush_now()
+            await log._engine.segment_thread.run(lambda: None)
     damage(disk, tmp_path, "whole")
     content = disk.content(tmp_path / LOG_DIR / "telemetry-0" / f"{0:020}.log")
     content[len(content) // 3 + 30] ^= 1

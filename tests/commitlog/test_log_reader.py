@@ -123,8 +123,8 @@ async def forged(box: Box, forge: Callable[[bytes], bytes]) -> None:
     for number in range(3):
         box.clock.now_ms += 10
         await box.log.append([record("telemetry", None, f"v{number * 3 + n}") for n in range(3)])
-        box.log._flush_now()
-        await box.log._segment_thread.run(lambda: None)
+        box.log._engine.flusher.flush_now()
+        await box.log._engine.segment_thread.run(lambda: None)
     segment = box.segment(0)
     start, end = batch_starts(segment)[1:]
     segment[start:end] = resealed(forge(bytes(segment[start:end])))

@@ -116,7 +116,7 @@ async def test_a_torn_end_is_not_shown(killed: Path) -> None:
 async def test_beside_a_living_writer_it_is_the_usual_reader(tmp_path: Path) -> None:
     async with opened(tmp_path, clock=CLOCK) as log:
         await log.create_topic("telemetry", 1)
-        log._marks.beat(CLOCK.monotonic_ms())
+        log._engine.marks.beat(CLOCK.monotonic_ms())
         with closing(open_reader(tmp_path, clock=CLOCK)) as reader:
             assert isinstance(reader, FileLogReader)
 

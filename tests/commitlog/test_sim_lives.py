@@ -41,7 +41,7 @@ def test_a_seed_is_the_same_run_again_in_another_process(volatile_dir: Path) -> 
         cwd=Path(__file__).parents[2],
         env={**os.environ, "PYTHONHASHSEED": "4711"},
     )
-    assert done.stdout.decode().splitlines()[-1] == repr(here)  # before it may stand what the log said
+    assert done.stdout.decode().splitlines()[-1] == repr(here)  # before it, what the log had to say
 
 
 def test_another_seed_is_another_run(volatile_dir: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -37,11 +40,13 @@ class Appliance:
 
     @property
     def ports(self) -> dict[str, int]:
-        return self._json("ports.json")
+        return self._json("ports.json") if self.pids else {}
 
     @property
     def pids(self) -> dict[str, int]:
-        return self._json("pids.json")
+        """The process ids by name; empty as long as the file is that of an earlier appliance in the directory."""
+        found = self._json("pids.json")
+        return found if found.get("supervisor") == self.process.pid else {}
 
     @property
     def output(self) -> str:
@@ -64,12 +69,12 @@ class Appliance:
             lines = answer.read().decode().splitlines()
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.split("{")[0].split(" ")[0] == name)
 
-    def ready(self) -> bool:
-        """All three processes are there and the console says that the box is ready."""
-        return len(self.pids) == 4 and self.get("/readyz") is not None
+    def ready(self, processes: int = 4) -> bool:
+        """All processes, the supervisor among them, are there, and the console says that the box is ready."""
+        return len(self.pids) == processes and self.get("/readyz") is not None
 
-    def wait_ready(self) -> None:
-        wait_until(self.ready, 30, describe=lambda: f"ready; it said:\n{self.output[-3000:]}")
+    def wait_ready(self, processes: int = 4) -> None:
+        wait_until(lambda: self.ready(processes), 30, describe=lambda: f"ready; it said:\n{self.output[-3000:]}")
 
     def kill(self, child: str) -> int:
         """kill -9 one child; returns its process id."""
@@ -77,6 +82,15 @@ class Appliance:
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: self.pids.get(child) not in (pid, None), 30, describe=f"{child} comes back")
         return pid
+
+    def kill_all(self) -> None:
+        """kill -9 of all processes, the supervisor first, so that it starts none again; returns when all are gone."""
+        pids = self.pids
+        for name in sorted(pids, key=lambda name: name != "supervisor"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pids[name], signal.SIGKILL)
+        self.process.wait(30)
+        wait_until(lambda: not any(map(_alive, pids.values())), 30, describe="nobody is left")
 
     def export_now(self) -> None:
         """Close all windows, and wait until the sink has exported them and every one before."""
@@ -128,6 +142,19 @@ def appliance(data_dir: Path, overrides: Sequence[str] = ()) -> Iterator[Applian
             process.kill()  # the children follow: their life pipe ends
             process.wait(30)
         wait_until(lambda: not any(_alive(pid) for pid in box.pids.values()), 70, describe="no child is left behind")
+
+
+def steady_port() -> int:
+    """A free port that no `auto` listener and no client's end of a connection can take while its server is away."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        for port in random.Random(os.getpid()).sample(range(20_000, 32_000), 50):  # the kernel gives out 32768 and up
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("fifty ports, and each of them taken")
 
 
 def _alive(pid: int) -> bool:

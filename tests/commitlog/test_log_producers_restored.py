@@ -14,6 +14,7 @@ from commitlog.tables import TABLES_DIR
 from tests.commitlog.batch_support import client_batch
 from tests.commitlog.commitlog_disk import MemoryDisk
 from tests.commitlog.log_support import log_settings, open_log, opened
+from tests.log_fakes import FakeClock
 
 
 async def send(log: EmbeddedLog, producer: int, sequence: int, count: int = 2, epoch: int = 0) -> int:
@@ -106,6 +107,6 @@ async def test_numbers_that_do_not_follow_begin_a_new_run(tmp_path: Path) -> Non
     content[len(content) // 3 + 30] ^= 1
     async with opened(tmp_path, storage=disk) as log:
         (row,) = (await log.rows(PRODUCERS_TABLE)).values()
-        assert (row["run"], [list(one) for one in row["batches"]]) == (2, [[4, 5, 4]])
+        assert (row["run"], [list(one) for one in row["batches"]]) == (2, [[4, 5, 4, FakeClock().now_ms]])
         with pytest.raises(BatchError):
             await send(log, 7, 0)

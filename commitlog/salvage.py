@@ -127,7 +127,9 @@ def _find(storage: Storage, log_dir: Path, journal_id: int) -> tuple[int, Journa
 
 
 def _is_new(storage: Storage, log_dir: Path) -> bool:
-    """Whether there is nothing of a log: the first checkpoint is written before the first topic or table."""
-    return not newest_snapshots(storage, log_dir / TABLES_DIR) and not any(
-        map(parse_partition_dir_name, storage.names(log_dir))
+    """Whether there is nothing of a log: the first checkpoint is written before the first note, topic or table."""
+    return (
+        read_journal_note(storage, log_dir).journal_id is None
+        and not newest_snapshots(storage, log_dir / TABLES_DIR)
+        and not any(map(parse_partition_dir_name, storage.names(log_dir)))
     )

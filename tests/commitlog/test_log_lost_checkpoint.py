@@ -198,6 +198,20 @@ async def test_a_torn_segment_is_made_good_from_the_journal_also_without_a_check
         assert read_all(tmp_path, disk)["telemetry", 0] == [(n, b"v%d" % n) for n in range(8)]
 
 
+async def test_also_an_empty_log_goes_on_from_its_leader_epoch(tmp_path: Path) -> None:
+    disk, epochs = MemoryDisk(), []
+    for _ in range(3):
+        log = await open_log(tmp_path, storage=disk)
+        after = read_checkpoint(disk, tmp_path / LOG_DIR)
+        assert after is not None
+        epochs.append(after.leader_epoch)
+        disk.stop_at = 0
+        await log.close()
+        disk.revive()
+        disk.remove(checkpoint_path(tmp_path))
+    assert epochs == [0, 1, 2]
+
+
 # -- what is noted in meta.properties
 
 

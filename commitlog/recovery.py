@@ -78,7 +78,7 @@ class _Recovery:
         # 2. Which topics there are, and leftovers of writes that a crash interrupted.
         topics = self._find_topics(start.checkpoint)
         # 3. State tables as of the checkpoint.
-        tables, lost = load_tables(self._storage, self._log_dir, start.checkpoint, self._report)
+        tables, lost = load_tables(self._storage, self._log_dir, start, self._report)
         # 4. Each partition's files up to their valid end, and what only they can say of a table that is lost.
         partitions = self._partitions(start, topics)
         if PRODUCERS_TABLE in lost:

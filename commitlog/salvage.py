@@ -1,9 +1,10 @@
 """Starting without a checkpoint: it is damaged, or gone, and the log is not new.
 
-What it said is found again. Every segment is walked, so offsets and the newest timestamp come from the
-batches themselves; each state table is taken from its newest snapshot, which is the one that the checkpoint named or a
-newer one that was still to be named. Where the journal begins to be needed only the checkpoint knew, but its id stands
-in `meta.properties` (see `version`), and all entries of that id that are left are replayed, from the oldest on:
+What it said is found again. Every segment is walked, so offsets and the newest timestamp come from the batches
+themselves. Each state table is taken from its newest snapshot, which is the one that the checkpoint named or a newer one
+that was still to be named, and is written anew. Where the journal begins to be needed only the checkpoint knew, but its
+id stands in `meta.properties` (see `version`), and all entries of that id that are left are replayed, from the oldest
+on:
 
 - records again are no harm, since each has its offset, and what segments hold already is not written again;
 - table changes again are none either, as long as nothing is missing between the first of them and the newest: then each

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from commitlog.checkpoint import Checkpoint
 from commitlog.report import RecoveryReport
+from commitlog.salvage import StartingPoint
 from commitlog.storage import Storage
 from commitlog.tables import TABLES_DIR, CommittedTables, SnapshotError
 
 
 def load_tables(
-    storage: Storage, log_dir: Path, checkpoint: Checkpoint | None, report: RecoveryReport
+    storage: Storage, log_dir: Path, start: StartingPoint, report: RecoveryReport
 ) -> tuple[CommittedTables, set[str]]:
     """The tables, and the names of those that are lost or older than the checkpoint says. Raises OSError."""
-    tables, lost = CommittedTables(), set[str]()
+    tables, lost, checkpoint = CommittedTables(), set[str](), start.checkpoint
     for table, name in (checkpoint.tables if checkpoint else {}).items():
         try:
             tables.load(storage, log_dir / TABLES_DIR, {table: name}, checkpoint.table_bytes if checkpoint else None)
@@ -26,4 +26,6 @@ def load_tables(
         if tables.snapshot_bytes[table] < wanted:
             report.notes.append(f"state table {table!r} is older than it should be: the end of {name} is damaged")
             lost.add(table)
+    if start.salvaged:
+        tables.begin_anew()
     return tables, lost

@@ -14,7 +14,9 @@ from commitlog.checkpoint import CHECKPOINT_NAME, read_checkpoint
 from commitlog.journal import Journal, JournalBatch, encode_body, preallocate
 from commitlog.journal_scan import entries_through_damage, find_entries
 from commitlog.reader import FileLogReader
+from commitlog.snapshots import read_blocks
 from commitlog.storage import LOG_DIR
+from commitlog.tables import TABLES_DIR
 from commitlog.version import META_NAME, note_unsynced, read_journal_note, read_meta
 from tests.commitlog.commitlog_disk import MemoryDisk
 from tests.commitlog.log_support import log_settings, open_log, opened, read_all, record
@@ -175,6 +177,23 @@ async def test_a_table_keeps_what_the_snapshot_has_and_the_ring_has_overwritten(
         assert await log.rows("state") == expected
         assert log.report.cuts == []
         assert len(read_all(tmp_path, disk)["telemetry", 0]) == 60
+
+
+async def test_tables_are_written_anew_since_nobody_knows_how_far_they_were_durable(tmp_path: Path) -> None:
+    """The end of a snapshot may be a block whose sync failed: the power takes it, with what was appended behind it."""
+    disk = MemoryDisk()
+    await killed_log(tmp_path, disk)
+    async with opened(tmp_path, storage=disk):  # appends a block
+        pass
+    disk.remove(checkpoint_path(tmp_path))
+    log = await open_log(tmp_path, storage=disk)
+    after = read_checkpoint(disk, tmp_path / LOG_DIR)
+    assert after is not None
+    assert after.tables.keys() == {"state", "windows"}
+    for name in after.tables.values():
+        blocks, _ = read_blocks(disk, tmp_path / LOG_DIR / TABLES_DIR / name)
+        assert len(blocks) == 1
+    await log.close()
 
 
 async def test_a_torn_segment_is_made_good_from_the_journal_also_without_a_checkpoint(tmp_path: Path) -> None:

@@ -54,14 +54,14 @@ class PartitionReader:
             data = b"" if header is None else placed_data(cursor.file, cursor.position, header)
             if header is None or len(data) < header.size_bytes:
                 if not self._skip_damage(cursor, offset, high, gaps):
-                    cursor = self._following(cursor, offset, gaps)
+                    cursor = self._following(cursor, offset, high, gaps)
                 continue
             if header.base_offset >= high:  # not published yet; or, where a segment follows, a wrong offset
-                cursor = self._following(cursor, offset, gaps)
+                cursor = self._following(cursor, offset, high, gaps)
                 continue
             if not check_crc(data, header):  # then nothing that its header says is to be believed
                 if not self._skip_damage(cursor, offset, high, gaps):
-                    cursor = self._following(cursor, offset, gaps)
+                    cursor = self._following(cursor, offset, high, gaps)
                 continue
             cursor.position += header.size_bytes
             cursor.offset, cursor.exact = header.last_offset + 1, True
@@ -127,14 +127,17 @@ class PartitionReader:
                 opened.offset, opened.exact = chosen[0], True
         return opened
 
-    def _following(self, cursor: _Cursor, offset: int, gaps: list[Gap]) -> _Cursor | None:
-        """A cursor at the start of the next segment; None when this is the last one."""
+    def _following(self, cursor: _Cursor, offset: int, high: int, gaps: list[Gap]) -> _Cursor | None:
+        """A cursor at the start of the next segment; None when this is the last one that is published."""
         above = [base for base in self.bases() if base > cursor.base_offset]
         if not above:
             return None
         first = max(cursor.offset, offset)  # the cursor may have started before what was asked for
-        if above[0] > first:
-            gaps.append(Gap(first=first, next=above[0], reason=_what_stands_at(cursor)))
+        end, why = min(above[0], high), _what_stands_at(cursor)
+        if end > first and not (why is DAMAGED and above[0] > high):  # what is not published yet is no damage
+            gaps.append(Gap(first=first, next=end, reason=why))
+        if above[0] >= high:
+            return None
         following = self._open(above[0], above[0])
         if following is not None:
             following.exact = True

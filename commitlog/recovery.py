@@ -28,7 +28,7 @@ from commitlog.producers_restored import restore_producers
 from commitlog.replay import JOURNAL_NAME, replay
 from commitlog.report import RecoveryReport, keep_report
 from commitlog.restored import is_restored, leave_out, restored_is_told
-from commitlog.salvage import StartingPoint, continue_past_reported, starting_point
+from commitlog.salvage import StartingPoint, believe_earlier_reports, starting_point
 from commitlog.segment import leftovers
 from commitlog.settings import LogSettings
 from commitlog.storage import TEMPORARY_SUFFIX, Storage, partition_dir_name
@@ -157,9 +157,9 @@ class _Recovery:
         self, start: StartingPoint, files: Sequence[PartitionFiles], tables: CommittedTables
     ) -> None:
         """Pass 6: what windows hold; after a restore, and below `fsync`, what readers may have seen."""
-        continue_past_windows(files, tables, self._report)
         if start.salvaged:
-            continue_past_reported(self._storage, self._log_dir, files)
+            believe_earlier_reports(self._storage, self._log_dir, files, self._report)
+        continue_past_windows(files, tables, self._report)
         if is_restored(self._storage, self._log_dir, self._log_dir / JOURNAL_NAME):
             leave_out(files, self._report)
         if start.checkpoint is not None and not start.checkpoint.clean:

@@ -1,10 +1,9 @@
 """Starting without a checkpoint: it is damaged, or gone, and the log is not new.
 
 What it said is found again. Every segment is walked, so offsets and the newest timestamp come from the batches
-themselves. Each state table is taken from its newest snapshot, which is the one that the checkpoint named or a newer one
-that was still to be named, and is written anew. Where the journal begins to be needed only the checkpoint knew, but its
-id stands in `meta.properties` (see `version`), and all entries of that id that are left are replayed, from the oldest
-on:
+themselves. Each state table is taken from its newest snapshot, which is the one that the checkpoint named or one that
+was still to be named, and is written anew. Where the journal begins to be needed only the checkpoint knew, but its id
+stands in `meta.properties` (see `version`), and all entries of that id that are left are replayed, from the oldest on:
 
 - records again are no harm, since each has its offset, and what segments hold already is not written again;
 - table changes again are none either, as long as nothing is missing between the first of them and the newest: then each
@@ -20,9 +19,11 @@ their reports.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import structs
 
 from commitlog.checkpoint import Checkpoint, CheckpointError, read_checkpoint
 from commitlog.files import PartitionFiles
@@ -34,6 +35,10 @@ from commitlog.settings import LogSettings
 from commitlog.storage import Storage, parse_partition_dir_name
 from commitlog.tables import TABLES_DIR, newest_snapshots, snapshot_sequence
 from commitlog.version import read_journal_note
+
+_At = tuple[str, int]
+_Range = tuple[int, int]
+"""first <= offset < next."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,15 +108,48 @@ def without_checkpoint(storage: Storage, log_dir: Path, unsynced_records: int) -
     return point, said
 
 
-def continue_past_reported(storage: Storage, log_dir: Path, partitions: Sequence[PartitionFiles]) -> None:
-    """Never use an offset again that the report of an earlier start passed over: the checkpoint would have said so."""
+def believe_earlier_reports(
+    storage: Storage, log_dir: Path, partitions: Sequence[PartitionFiles], report: RecoveryReport
+) -> None:
+    """Take from the reports of earlier starts what the checkpoint would have said. Raises OSError.
+
+    Offsets that they passed over are not used again, also where nothing was appended behind them; a partition that
+    begins with such offsets begins where they do; and what they have told is not told as lost once more.
+    """
     kept = read_report(storage, log_dir)
-    reached: dict[tuple[str, int], int] = {}
+    told: dict[_At, list[_Range]] = {}
     for cut in (*kept.cuts, *kept.earlier) if kept is not None else ():
-        at = (cut.topic, cut.partition)
-        reached[at] = max(cut.next, reached.get(at, 0))
+        told.setdefault((cut.topic, cut.partition), []).append((cut.first, cut.next))
+    for ranges in told.values():
+        ranges.sort()
     for files in partitions:
-        files.next_offset = max(files.next_offset, reached.get((files.topic.name, files.partition), 0))
+        ranges = told.get((files.topic.name, files.partition), [])
+        files.next_offset = max([files.next_offset, *(following for _, following in ranges)])
+        if _reach(ranges) >= files.log_start:
+            files.log_start = 0
+    report.cuts[:] = [
+        structs.replace(cut, first=first, next=following)
+        for cut in report.cuts
+        for first, following in _without(told.get((cut.topic, cut.partition), []), cut.first, cut.next)
+    ]
+
+
+def _reach(ranges: Sequence[_Range]) -> int:
+    """How far sorted ranges cover the offsets from 0 on."""
+    at = 0
+    for first, following in ranges:
+        at = max(at, following) if first <= at else at
+    return at
+
+
+def _without(ranges: Sequence[_Range], first: int, following: int) -> Iterator[_Range]:
+    """What sorted ranges leave of one."""
+    for low, high in ranges:
+        if first < min(low, following):
+            yield first, min(low, following)
+        first = max(first, high)
+    if first < following:
+        yield first, following
 
 
 def _find(storage: Storage, log_dir: Path, journal_id: int) -> tuple[int, JournalExtent | None]:

@@ -14,11 +14,12 @@ from commitlog.base import NewRecord, TableChange
 from commitlog.embedded import EmbeddedLog
 from commitlog.reader import FileLogReader
 from commitlog.recovery import Recovered, recover, start_journal
+from commitlog.report import read_report
 from commitlog.storage import LOG_DIR, RUN_DIR
 from tests.commitlog.log_support import Failures, log_settings
 from tests.commitlog.sim.sim_disk import GO, CrashError, Fate, Loss, SimDisk, SimStorage, Stop
-from tests.commitlog.sim.sim_lives import SimBell, SimClock
 from tests.commitlog.sim.sim_loop import SimLoop
+from tests.commitlog.sim.sim_world import SimBell, SimClock
 
 RNG = random.Random(1)
 CALM_SETTINGS = log_settings(checkpoint_interval="1h", flush_interval="1h")
@@ -200,3 +201,19 @@ def test_a_window_is_seen_only_with_its_records(box: Box) -> None:
         with closing(FileLogReader(box.data_dir, storage=SimStorage(box.disk, RNG))) as reader:
             (window,) = reader.windows("t")
             assert reader.watermarks("t")[0].high == window.offsets[0][1] == 1
+
+
+@pytest.mark.parametrize("name", ["recovery.json", "checkpoint"])
+def test_a_start_that_dies_before_it_is_done_has_told_once_what_it_left_out(box: Box, name: str) -> None:
+    weak = log_settings(durability="os", unsynced_records=10)
+    with box.process(weak) as (log, loop):
+        loop.run_until_complete(append(log, 1))
+        loop.run_until_complete(log.append([NewRecord(topic="t", key=None, value=b"noted")]))
+        loop.run_until_complete(log.append([NewRecord(topic="t", key=None, value=b"weak")]))
+    box.fates["rename", name] = Fate(stop=Stop.AFTER)
+    with pytest.raises(CrashError), box.process(weak):
+        pass
+    with box.process(weak):
+        kept = read_report(box.storage(), box.data_dir / LOG_DIR)
+        assert kept is not None
+        assert [(cut.first, cut.next) for cut in (*kept.cuts, *kept.earlier)] == [(3, 13)]

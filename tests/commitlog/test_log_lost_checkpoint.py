@@ -274,6 +274,28 @@ async def test_offsets_that_were_passed_over_stay_so_without_a_checkpoint(tmp_pa
         assert position.offset == 1_010
 
 
+async def test_offsets_told_by_earlier_starts_are_neither_expired_nor_lost_once_more(tmp_path: Path) -> None:
+    """A partition that begins with offsets left out, and one that has them between two segments."""
+    disk, settings = MemoryDisk(), log_settings(durability="os", unsynced_records="1000")
+    log = await open_log(tmp_path, storage=disk, settings=settings)
+    await log.create_topic("telemetry", 2)
+    await log.append([record("telemetry", "d", "first", partition=0)])
+    await log.roll("telemetry", "closes the segment")
+    await log.append([record("telemetry", "d", "second", partition=0)])
+    disk.stop_at = 0
+    await log.close()
+    disk.revive()
+    async with opened(tmp_path, storage=disk) as log:
+        await log.append([record("telemetry", "d", "behind", partition=n) for n in range(2)])
+    disk.remove(checkpoint_path(tmp_path))
+    log = await open_log(tmp_path, storage=disk)
+    assert log.report.cuts == []
+    with closing(FileLogReader(tmp_path, storage=disk)) as reader:
+        assert [mark.start for mark in reader.watermarks("telemetry")] == [0, 0]
+        assert {gap.reason for n in range(2) for gap in reader.read("telemetry", n, 0).gaps} <= {"left out"}
+    await log.close()
+
+
 @pytest.mark.parametrize(
     "line", ["", "journal.id=", "journal.id=12", "journal.id=0123456789ABCDEF", "journal.id=x123456789abcdef"]
 )

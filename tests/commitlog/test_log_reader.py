@@ -11,14 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from commitlog.base import Gap, WriterState
-from commitlog.batch import CODEC_NONE, CRC_STARTS_AT, HEADER_BYTES, parse_header
+from commitlog.base import Gap, TopicInfo, Watermark, WriterState
+from commitlog.batch import CODEC_NONE, CRC_STARTS_AT, HEADER_BYTES, parse_header, place
 from commitlog.embedded import EmbeddedLog
+from commitlog.files import PartitionFiles
 from commitlog.reader import SLICE_PLAIN_BYTES, FileLogReader
-from commitlog.storage import LOG_DIR
-from commitlog.watermarks import STALE_AFTER_MS
+from commitlog.storage import LOG_DIR, RUN_DIR
+from commitlog.watermarks import STALE_AFTER_MS, WatermarkWriter
 from core.errors import UnavailableError
-from tests.commitlog.batch_support import patched, raw_record, resealed
+from tests.commitlog.batch_support import client_batch, patched, raw_record, resealed
 from tests.commitlog.commitlog_disk import MemoryDisk
 from tests.commitlog.log_support import log_settings, open_log, opened, read_partition, record
 from tests.log_fakes import FakeClock
@@ -370,3 +371,43 @@ async def test_opening_and_closing_leaves_no_file_open(tmp_path: Path) -> None:
         await log.close()
         counts.append(len(list(Path("/proc/self/fd").iterdir())))
     assert counts[0] == counts[-1]
+
+
+@pytest.mark.parametrize("segment_size_bytes", [1, 200])
+def test_what_is_written_behind_a_stretch_that_was_left_out_is_no_damage_before_it_is_published(
+    tmp_path: Path, segment_size_bytes: int
+) -> None:
+    """A flush writes several segments before it publishes them; the high watermark stands at the end of a gap."""
+    disk, clock = MemoryDisk(), FakeClock()
+    info = TopicInfo(name="t", topic_id="00" * 16, partitions=1)
+    files = PartitionFiles(
+        disk,
+        tmp_path / LOG_DIR / "t-0",
+        info,
+        0,
+        log_start=0,
+        next_offset=0,
+        active=None,
+        segment_size_bytes=segment_size_bytes,
+    )
+
+    def write(offset: int) -> None:
+        batch = bytearray(client_batch([b"%d" % offset]))
+        place(batch, offset, 0)
+        files.append(batch, offset, 1, 1)
+
+    (tmp_path / RUN_DIR).mkdir()
+    with closing(WatermarkWriter(tmp_path / RUN_DIR, boot_id=bytes(16), capacity=1)) as marks:
+        write(0)
+        marks.publish([(info, 0, Watermark(start=0, high=10))])
+        marks.beat(clock.monotonic_ms())
+        for offset in (10, 11, 12):
+            write(offset)
+        with closing(FileLogReader(tmp_path, storage=disk, clock=clock)) as reader:
+            before = reader.read("t", 0, 0)
+            assert before.next_offset <= 10
+            assert all((gap.next, gap.reason) <= (10, "missing") for gap in before.gaps)
+            marks.publish([(info, 0, Watermark(start=0, high=13))])
+            after = reader.read("t", 0, before.next_offset)
+            assert [one.offset for one in (*before.records, *after.records)] == [0, 10, 11, 12]
+            assert [(gap.first, gap.next) for gap in (*before.gaps, *after.gaps)] == [(1, 10)]

@@ -27,8 +27,8 @@ from commitlog.storage import LOG_DIR, RUN_DIR
 from commitlog.watermarks import MAP_NAME, WatermarkWriter
 from tests.commitlog.log_support import Failures
 from tests.commitlog.sim.sim_disk import SimDisk, SimStorage
-from tests.commitlog.sim.sim_lives import SimBell, SimClock
 from tests.commitlog.sim.sim_loop import SimLoop
+from tests.commitlog.sim.sim_world import SimBell, SimClock
 from tests.log_fakes import FakeClock
 
 BATCHES = 3

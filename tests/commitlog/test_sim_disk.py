@@ -121,3 +121,20 @@ def test_a_process_ends_at_a_call_and_stays_ended(stop: Stop, left: set[int]) ->
             storage.names(ROOT)
         sizes.add(len(content(disk) or b""))
     assert sizes == left
+
+
+def test_a_full_disk_takes_what_it_has_room_for_and_no_more() -> None:
+    disk, storage = made(synced=True)
+    disk.capacity = lambda: 10
+    file = storage.open(FILE)
+    assert storage.free_bytes(ROOT) == 7
+    with pytest.raises(OSError, match="full"):
+        file.write(b"far too many bytes", 1)
+    assert (content(disk), storage.free_bytes(ROOT)) == (b"ofar too m", 0)
+    file.write(b"in place", 0)
+    for refused in (lambda: file.allocate(11), lambda: storage.open(FILE.with_name("new"), create=True)):
+        with pytest.raises(OSError, match="full"):
+            refused()
+    storage.remove(FILE)
+    assert storage.free_bytes(ROOT) == 10
+    storage.open(FILE, create=True).write(b"ten bytes!", 0)

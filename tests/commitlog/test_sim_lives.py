@@ -53,5 +53,6 @@ def test_the_seeds_see_every_kind_of_trouble(volatile_dir: Path) -> None:
     names = [one.name for one in fields(Outcome)]
     totals = dict(zip(names, map(sum, zip(*map(astuple, outcomes), strict=True)), strict=True))
     least = {"deaths": 40, "deaths_in_recovery": 15, "power_cuts": 60, "failures": 1, "records": 1_000, "windows": 40}
-    least |= {"checkpoints": 80, "replayed": 150}
+    least |= {"checkpoints": 80, "replayed": 150, "resent": 30, "deletions": 4, "followed": 250}
+    least |= {"full_disks": 8, "starts_on_full": 2, "refused": 1, "lost": 3}
     assert {name: totals[name] for name, count in least.items() if totals[name] < count} == {}

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from typing import TypeVar
 from commitlog.storage import Bytes
 
 SECTOR_BYTES = 512
-FREE_BYTES = 1 << 40  # a disk is full only when a call says so
+FREE_BYTES = 1 << 40  # what a disk without a limit says of itself
 T = TypeVar("T")
 
 
@@ -143,6 +144,9 @@ class _Dir:
         one.apply(self.now)
         self.pending.append(one)
 
+    def size_bytes(self) -> int:
+        return sum(len(one.now) if isinstance(one, _File) else one.size_bytes() for one in self.now.values())
+
     def sync(self) -> None:
         for one in self.pending:
             one.apply(self.durable)
@@ -162,9 +166,25 @@ class SimDisk:
     """The medium; `root` is the data directory, which is durable."""
 
     def __init__(self, root: Path) -> None:
+        self.capacity: Callable[[], float] = lambda: math.inf
+        """How many bytes its files may have in all, now; whoever shares the disk may fill it and make room again."""
         self._root = root
         self._dir = _Dir()
         self._numbers: dict[_File, int] = {}
+
+    def used(self) -> int:
+        """Bytes of all files that have a name."""
+        return self._dir.size_bytes()
+
+    def free(self) -> int:
+        """Bytes that files may still grow by."""
+        capacity = self.capacity()
+        return FREE_BYTES if capacity == math.inf else max(0, int(capacity) - self.used())
+
+    def room_for(self, have: int, want: int, path: Path) -> None:
+        """Raise OSError when a file cannot grow from one size to another."""
+        if want > have and want - have > self.free():
+            raise OSError(errno.ENOSPC, "the disk is full", str(path))
 
     def number(self, path: Path) -> int:
         """The file's inode number; 0 for an absent one."""
@@ -218,6 +238,7 @@ class SimStorage:
         def act() -> SimFile:
             parent = self._parent(path)
             if create and path.name not in parent.now:
+                self._disk.room_for(0, 1, path)
                 parent.change(None, (path.name, _File()))
             return SimFile(self, path, self._disk.file(path))
 
@@ -269,7 +290,15 @@ class SimStorage:
         self.call("sync_dir", path, lambda: self._dir(path).sync())
 
     def free_bytes(self, path: Path) -> int:
-        return self.call("free_bytes", path, lambda: FREE_BYTES)
+        return self.call("free_bytes", path, self._disk.free)
+
+    def room(self) -> int:
+        """Bytes that files may still grow by."""
+        return self._disk.free()
+
+    def grow(self, path: Path, have: int, want: int) -> None:
+        """Raise OSError when there is no room for a file to grow by that much."""
+        self._disk.room_for(have, want, path)
 
     def inode(self, path: Path) -> int:
         return self.call("inode", path, lambda: self._disk.number(path))
@@ -325,9 +354,23 @@ class SimFile:
     def write(self, data: Bytes, position: int) -> None:
         kept = bytes(data)
         part = kept[: self._storage.rng.randrange(len(kept) + 1)] if kept else b""
-        self._storage.call(
-            "write", self._path, lambda: self._file.write(position, kept), lambda: self._file.write(position, part)
-        )
+
+        def act() -> None:
+            try:
+                self._storage.grow(self._path, len(self._file.now), position + len(kept))
+            except OSError:
+                self._write_into(position, kept)
+                raise
+            self._file.write(position, kept)
+
+        self._storage.call("write", self._path, act, lambda: self._write_into(position, part))
+
+    def _write_into(self, position: int, data: bytes) -> None:
+        """Write as much as there is room for, which is what a disk does that becomes full in the midst of it."""
+        have = len(self._file.now)
+        room = max(have, min(position + len(data), have + self._storage.room())) - position
+        if room > 0:
+            self._file.write(position, data[:room])
 
     def sync(self) -> None:
         rng = self._storage.rng
@@ -347,6 +390,7 @@ class SimFile:
         def act() -> None:
             have = len(self._file.now)
             if size > have:
+                self._storage.grow(self._path, have, size)
                 self._file.write(have, bytes(size - have))
 
         self._storage.call("allocate", self._path, act)

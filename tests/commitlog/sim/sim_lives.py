@@ -9,92 +9,42 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import math
 import random
 import secrets
 import zlib
 from collections import deque
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import commitlog.engine
-from commitlog.base import NewRecord, TableChange
+import commitlog.space
 from commitlog.checkpoint import CHECKPOINT_NAME, read_checkpoint
 from commitlog.embedded import EmbeddedLog
 from commitlog.reader import FileLogReader
-from commitlog.settings import LogSettings
-from commitlog.storage import LOG_DIR, RUN_DIR
+from commitlog.replay import JOURNAL_NAME
+from commitlog.report import read_report
+from commitlog.storage import LOG_DIR, RUN_DIR, partition_dir_name
 from commitlog.watermarks import WatermarkWriter
 from core.errors import UnavailableError
 from tests.commitlog.log_support import Failures
+from tests.commitlog.sim.sim_check import check, check_files
 from tests.commitlog.sim.sim_disk import GO, CrashError, Fate, Loss, SimDisk, SimStorage, Stop
+from tests.commitlog.sim.sim_follow import Follower
 from tests.commitlog.sim.sim_loop import SimLoop
-from tests.commitlog.sim.sim_model import SPINE, Append, Model, WrongError, check, hold, watch
+from tests.commitlog.sim.sim_model import Model, watch
+from tests.commitlog.sim.sim_promises import WrongError, hold
+from tests.commitlog.sim.sim_use import Client
+from tests.commitlog.sim.sim_world import START_BYTES, TOPICS, Breakage, SimBell, SimClock, some_levels, some_settings
 
 LIVES = 4
 MAX_OPENS = 6  # recovery may die or fail that often in a row before the disk is left in peace
 FAULTS = (errno.EIO, errno.ENOSPC)
 CAN_BE_FULL = frozenset({"write", "create", "make_dir", "rename", "allocate"})
-TOPICS = {"spine": 2, "other": 3, "late": 1}
-
-
-class SimClock:
-    """Wall time that steps now and then, and monotonic time, both of the simulated loop."""
-
-    def __init__(self) -> None:
-        self.loop: SimLoop | None = None
-        self.skew_ms = 1_800_000_000_000
-
-    def time_ms(self) -> int:
-        return self.skew_ms + self.monotonic_ms()
-
-    def monotonic_ms(self) -> int:
-        assert self.loop is not None
-        return int(self.loop.now_s * 1000) + 1
-
-
-class SimBell:
-    """Takes the place of the doorbell: wakes the reader of the simulation."""
-
-    def __init__(self) -> None:
-        self.rung = asyncio.Event()
-
-    def ring(self) -> None:
-        self.rung.set()
-
-    def close(self) -> None:
-        return
-
-
-class Wish:
-    """A `Waiter` for what is appended the way listeners do it."""
-
-    def __init__(self, done: asyncio.Future[bool]) -> None:
-        self._done = done
-
-    def committed(self, token: Append) -> None:
-        token.acked = True
-        self._tell(True)
-
-    def failed(self, _token: Append) -> None:
-        self._tell(False)
-
-    def _tell(self, outcome: bool) -> None:
-        if not self._done.done():
-            self._done.set_result(outcome)
-
-
-@dataclass
-class Breakage:
-    """How a log is broken on purpose: its class, its storage, other names of `commitlog` replaced."""
-
-    storage_class: type[SimStorage] = SimStorage
-    patches: dict[str, object] = field(default_factory=dict)
-    checkpoints: bool = False
-    """Between two lives the checkpoint may be damaged or lost: that breaks no promise."""
 
 
 @dataclass
@@ -112,6 +62,12 @@ class Outcome:
     checkpoints: int = 0
     replayed: int = 0
     refused: int = 0
+    resent: int = 0
+    deletions: int = 0
+    full_disks: int = 0
+    starts_on_full: int = 0
+    lost: int = 0
+    followed: int = 0
     checkpoints_lost: int = 0
 
 
@@ -127,11 +83,19 @@ class Simulation:
         self.outcome = Outcome()
         self.recent: deque[str] = deque(maxlen=40)
         self._breakage = breakage
-        self._settings = some_settings(self.rng)
+        self._levels = some_levels(self.rng)
+        self._settings = some_settings(self.rng, self._levels)
+        self.model.weak = self._levels.weak
+        self.model.passed_over = self._settings.unsynced_records
+        self.disk.capacity = self._capacity
         self._loop = SimLoop(self.rng)
         self.bell = SimBell()
-        self._crash_in = self._fault_in = 0  # calls until then; 0: never
+        self._crash_in = self._fault_in = self._full_in = 0  # calls until then; 0: never
+        self._full_until_s, self._full_bytes = 0.0, 0
+        self._ever_opened = False
+        self._follower = Follower(data_dir, self.disk, self.clock, self.rng, self.model)
         self._slow = 0.0
+        self._dies_syncing: str | None = None  # the sync of which file is the last call; empty: of any
         self._faulted = False
         self._maps: list[WatermarkWriter] = []
 
@@ -167,9 +131,15 @@ class Simulation:
         self.outcome.trace = zlib.crc32(note.encode(), self.outcome.trace)
         if self.rng.random() < (0.7 if operation == "sync" else 0.2):
             self._loop.threads.pause(self._delay_s(operation))
+        if self._full_in:
+            self._full_in -= 1
+            if not self._full_in:
+                self._fill()
         if self._crash_in:
             self._crash_in -= 1
-            if not self._crash_in:
+            if not self._crash_in and not self._may_die_at(operation, path):
+                self._crash_in = 1
+            elif not self._crash_in:
                 return Fate(stop=self.rng.choice(list(Stop)))
         if self._fault_in:
             self._fault_in -= 1
@@ -180,6 +150,25 @@ class Simulation:
                     return Fate(error=error)
                 self._fault_in = 1  # a full disk shows at the next call that needs space
         return GO
+
+    def _may_die_at(self, operation: str, path: Path) -> bool:
+        wanted = self._dies_syncing
+        return wanted is None or (operation == "sync" and wanted in ("", path.name))
+
+    def _fill(self) -> None:
+        """Others fill the disk, all of it or nearly, for a while; a box with a full disk is soon restarted."""
+        self._full_bytes = self.disk.used() + self.rng.choice((0, 300, 3_000))
+        self._full_until_s = self._loop.now_s + self.rng.choice((0.3, 3.0, 30.0))
+        self.outcome.full_disks += 1
+        self.recent.append(f"-- the disk is full until {self._full_until_s:.3f}")
+        if self._crash_in and self.rng.random() < 0.5:
+            self._crash_in = self.rng.randint(1, 100)
+
+    def _capacity(self) -> float:
+        return self._full_bytes if self._is_full() else math.inf
+
+    def _is_full(self) -> bool:
+        return self._loop.now_s < self._full_until_s
 
     def _delay_s(self, operation: str) -> float:
         """Mostly the time of a flash disk; a slow one stalls now and then."""
@@ -199,7 +188,8 @@ class Simulation:
                 if self._opened:
                     return
             except OSError:
-                hold(self._faulted and not self._opened, "only a failing disk keeps the log from opening")
+                first = self._is_full() and not self._ever_opened
+                hold((self._faulted or first) and not self._opened, "only a failing disk keeps the log from opening")
             else:
                 return
             self.outcome.deaths_in_recovery += 1
@@ -212,22 +202,34 @@ class Simulation:
         self._loop = SimLoop(self.rng, self._loop.now_s + 1)
         self.clock.loop = self._loop
         self.bell = SimBell()
-        self._opened = self._faulted = False
-        self._crash_in = self._fault_in = 0
-        self._slow = self.rng.choice((0.0, 0.0, 0.05))
+        self._opened = self._faulted = self._following = False
+        self.outcome.starts_on_full += self._is_full()
+        self._follower.begin(self._loop.threads)
+        self._crash_in = self._fault_in = self._full_in = 0
+        self._dies_syncing = self.rng.choice((None, None, None, "", JOURNAL_NAME))
+        if self._breakage.dies_syncing is not None:
+            self._dies_syncing = self._breakage.dies_syncing
+        self._slow = self.rng.choice((0.0, 0.0, 0.05)) if self._breakage.slow is None else self._breakage.slow
         if not peaceful and self.rng.random() < 0.85:
             early = self.rng.random() < 0.25  # in the midst of recovery
             self._crash_in = self.rng.randint(1, 100) if early else int(2 ** self.rng.uniform(6, 11))
         if not peaceful and self.rng.random() < 0.25:
             self._fault_in = int(2 ** self.rng.uniform(3, 10))
+        if not peaceful and self.rng.random() < 0.15:
+            self._full_in = int(2 ** self.rng.uniform(3, 10))
         self.storage = self._breakage.storage_class(self.disk, self.rng, self.gate)
         self.recent.append("-- a process starts")
 
     def _die(self, *, calm: bool) -> None:
         """The process is gone; what it had not synced may be, too."""
+        for producer in self.model.producers:
+            producer.busy = False
+            producer.lose_answers(self.rng)
         if not calm and self.rng.random() < 0.7:
             loss = self.rng.choice((Loss.ALL, Loss.SOME, Loss.SOME, Loss.NONE))
             self.disk.power_cut(loss, self.rng)
+            self._follower.end()
+            self.model.cut = True
             self.outcome.power_cuts += 1
             self.recent.append(f"-- the power is cut, {loss.value}")
         if self._breakage.checkpoints and self.rng.random() < 0.5:
@@ -255,7 +257,9 @@ class Simulation:
             on_failure=failures,
             threads=self._loop.threads,
         )
-        self._opened = True
+        self._opened = self._ever_opened = True
+        log.keep_topics_at(self._levels.topics)
+        await asyncio.sleep(0)  # the first beat: readers then know that it lives
         with closing(self._reader()) as reader:
             await self._check(log, reader)
             if last:
@@ -272,16 +276,22 @@ class Simulation:
 
     async def _check(self, log: EmbeddedLog, reader: FileLogReader) -> None:
         report, model = log.report, self.model
-        hold(not report.cuts or not any(cut.next > cut.first for cut in report.cuts), "no range is lost", report.cuts)
-        rows = {name: await log.rows(name) for name in ("state", "alone")}
-        check(reader, rows, model)
-        point = read_checkpoint(SimStorage(self.disk, self.rng), self.data_dir / LOG_DIR)
+        before = len(model.appends)
+        storage = SimStorage(self.disk, self.rng)
+        kept = read_report(storage, self.data_dir / LOG_DIR)
+        check(reader, report, kept, {name: await log.rows(name) for name in ("state", "alone")}, model)
+        self.outcome.lost += before - len(model.appends)
+        for topic, partition in model.there:
+            names = storage.names(self.data_dir / LOG_DIR / partition_dir_name(topic, partition))
+            check_files(names, model.starts.get((topic, partition), 0), (topic, partition))
+        point = read_checkpoint(storage, self.data_dir / LOG_DIR)
         hold(point is not None, "an open log has a checkpoint")
         assert point is not None
         hold(point.leader_epoch >= model.leader_epoch + (not report.clean), "the leader epoch goes up", point)
         model.leader_epoch = point.leader_epoch
-        self.outcome.records = sum(map(len, model.shown.values()))
+        self.outcome.records = sum(map(len, model.there.values()))
         self.outcome.windows = len(model.windows)
+        self.outcome.followed = self._follower.reads
         self.outcome.replayed += report.entries_replayed
 
     def _reader(self) -> FileLogReader:
@@ -296,17 +306,21 @@ class Simulation:
                 hold(self.model.topics.setdefault(topic, info) == info, "a topic is made once", info)
         except UnavailableError:
             return
-        clients = [self._loop.create_task(self._client(log)) for _ in range(self.rng.randint(1, 4))]
-        watcher = self._loop.create_task(self._watcher(reader))
-        for client in clients:
-            await client
+        clients = [
+            Client(log, reader, self.model, self._levels, self.rng, self.outcome) for _ in range(self.rng.randint(1, 4))
+        ]
+        watcher = self._loop.create_task(self._watch(reader))
+        follower = self._loop.create_task(self._follow())
+        await asyncio.gather(*(client.run(self.clock) for client in clients))
+        self._following = False
+        await follower
         watcher.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await watcher
         if not failures:
             watch(reader, self.model)
 
-    async def _watcher(self, reader: FileLogReader) -> None:
+    async def _watch(self, reader: FileLogReader) -> None:
         for _ in range(10_000):
             await self.bell.rung.wait()
             self.bell.rung.clear()
@@ -314,115 +328,11 @@ class Simulation:
                 await asyncio.sleep(self.rng.choice((0.0, 0.004, 0.05)))
             watch(reader, self.model)
 
-    async def _client(self, log: EmbeddedLog) -> None:
-        with contextlib.suppress(UnavailableError):
-            for _ in range(self.rng.randint(1, 12)):
-                await self._one_thing(log)
-                if self.rng.random() < 0.4:
-                    await asyncio.sleep(self.rng.choice((0.0, 0.002, 0.02, 0.3)))
-                if self.rng.random() < 0.05:
-                    self.clock.skew_ms += self.rng.choice((-3_600_000, 3_600_000, 7))
-
-    async def _one_thing(self, log: EmbeddedLog) -> None:
-        choice = self.rng.random()
-        if choice < 0.55:
-            await self._append(log)
-        elif choice < 0.8:
-            await self._listen(log)
-        elif choice < 0.88:
-            await self._roll(log)
-        elif choice < 0.94:
-            await self._set_row(log)
-        elif choice < 0.97:
-            info = await log.create_topic("late", TOPICS["late"])
-            hold(self.model.topics.setdefault("late", info) == info, "a topic is made once", info)
-        else:
-            await log.drain()
-
-    async def _roll(self, log: EmbeddedLog) -> None:
-        window = await log.roll(self.rng.choice([info.name for info in log.topics()]), "simulated")
-        if window is not None:
-            known = self.model.windows.setdefault((window.topic, window.number), window)
-            hold(known == window, "a window's number is given once", known, window)
-
-    async def _set_row(self, log: EmbeddedLog) -> None:
-        key = f"alone {self.model.next_serial()}"
-        self.model.alone[key] = False
-        await log.append([], [TableChange(table="alone", key=key, value=key)])
-        self.model.alone[key] = True
-
-    async def _append(self, log: EmbeddedLog) -> None:
-        """By `Log.append`."""
-        while log.congested:  # what waits inside comes in an order that only the log knows
-            await self._clear(log)
-        one = self._new_append(log)
-        records = [
-            NewRecord(topic=topic, key=value[:4], value=value, partition=partition)
-            for (topic, partition), value in one.records
-        ]
-        changes = [TableChange(table="state", key=key, value=value) for key, value in one.rows]
-        refused = log.full
-        if refused:  # before anything of it is taken: from now on it must never be there
-            del self.model.appends[one.serial]
-            self.outcome.refused += 1
-        one.positions = await log.append(records, changes)
-        hold(not refused, "a log on a full disk takes no readings", one.serial)
-        one.acked = True
-
-    async def _listen(self, log: EmbeddedLog) -> None:
-        """By `Appender`, as listeners do: a chunk of records, one waiter."""
-        while log.congested:
-            await self._clear(log)
-        one = self._new_append(log)
-        one.rows.clear()
-        now = log.now_ms()
-        for (topic, partition), value in one.records:
-            log.partitions(topic)[partition].append(now, value[:4], value, [])
-        told: asyncio.Future[bool] = self._loop.create_future()
-        log.appended(len(one.records), sum(len(value) for _, value in one.records), Wish(told), one)
-        await told
-
-    async def _clear(self, log: EmbeddedLog) -> None:
-        clear: asyncio.Future[None] = self._loop.create_future()
-        log.when_clear(lambda: clear.set_result(None))
-        await clear
-
-    def _new_append(self, log: EmbeddedLog) -> Append:
-        rng, serial = self.rng, self.model.next_serial()
-        places = [(info.name, partition) for info in log.topics() for partition in range(info.partitions)]
-        chosen = [SPINE, *(rng.choice(places) for _ in range(rng.choice((0, 0, 1, 3))))]
-        chosen = [at for number, at in enumerate(chosen) if at != SPINE or number == 0]
-        records = [
-            (at, b"%06d:%d:" % (serial, n) + rng.randbytes(rng.choice((0, 7, 40, 40, 300))))
-            for n, at in enumerate(chosen)
-        ]
-        rows = [
-            (f"row {rng.randrange(5)}", rng.choice((None, serial, {"at": [serial]}))) for _ in range(rng.randint(0, 2))
-        ]
-        self.model.appends[serial] = one = Append(serial=serial, records=records, rows=rows)
-        return one
-
-
-def some_settings(rng: random.Random) -> LogSettings:
-    """So small that a few appends wrap the journal, fill segments and checkpoint: smaller than settings allow."""
-    checkpoint_bytes = rng.choice((1_500, 3_000, 6_000))
-    return LogSettings().model_copy(
-        update={
-            "partitions": 2,
-            "commit_interval_ms": rng.choice((0, 2, 10)),
-            "commit_records": rng.choice((1, 4, 64)),
-            "commit_bytes": 2_000,
-            "pending_bytes": 4_000,
-            "journal_size_bytes": max(16_000, 4 * checkpoint_bytes) + rng.randrange(600),
-            "checkpoint_bytes": checkpoint_bytes,
-            "checkpoint_interval_ms": rng.choice((100, 1_000, 10_000)),
-            "segment_size_bytes": rng.choice((600, 2_000, 60_000)),
-            "flush_interval_ms": rng.choice((1, 20, 100)),
-            "flush_bytes": rng.choice((200, 2_000)),
-            "max_topics": 4,
-            "reserve_bytes": 2_000,
-        }
-    )
+    async def _follow(self) -> None:
+        self._following = True
+        while self._following:
+            await self._loop.threads.run(self._follower.step)
+            await asyncio.sleep(self.rng.choice((0.001, 0.02, 0.3)))
 
 
 @contextmanager
@@ -435,6 +345,7 @@ def simulated(simulation: Simulation) -> Iterator[None]:
         patch.object(secrets, "randbits", rng.getrandbits),
         patch.object(commitlog.engine, "Doorbell", lambda _run_dir: simulation.bell),
         patch.object(commitlog.engine, "WatermarkWriter", simulation.new_marks),
+        patch.object(commitlog.space, "START_BYTES", START_BYTES),
     ):
         try:
             yield

@@ -1,43 +1,39 @@
-"""What a log was asked, what it answered, what readers were shown; and the check of what came back after a crash.
+"""What a log was asked, what it answered, what readers were shown: what has to be true of it from then on.
 
-The model knows nothing of journals and segments. Each append puts its first record into one partition, the spine, so
-that the order of the spine is the order of all appends; an append is there whole, row changes included, or not at all.
+The model knows nothing of journals and segments. Each append puts its first record into one partition, the spine, and
+has a serial number, so that the order of the spine is the order of all appends. `seen` holds every offset that anybody
+may have seen, by an acknowledgement or as a reader, with its value: for ever, also where a power cut took the record.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from commitlog.base import ClosedWindow, Position, Record, TopicInfo
+from commitlog.base import ClosedWindow, Gap, Record, TopicInfo
+from commitlog.durability import Durability
+from commitlog.gaps import EXPIRED
 from commitlog.reader import FileLogReader
-from tests.commitlog.log_support import read_partition
+from tests.commitlog.sim.sim_batches import Producer
+from tests.commitlog.sim.sim_promises import At, WrongError, hold
 
 SPINE = ("spine", 0)
-At = tuple[str, int]
-
-
-class WrongError(AssertionError):
-    """The log broke a promise."""
-
-
-def hold(condition: object, promise: str, *details: object) -> None:
-    """Fail with the promise that was broken."""
-    if not condition:
-        raise WrongError(": ".join((promise, *map(str, details))))
+Content = dict[At, dict[int, bytes]]
+ONE_MEANING = "no offset that anybody may have seen is given to another record"
 
 
 @dataclass(slots=True, kw_only=True)
 class Append:
-    """One append: its records in order, the rows it sets; `acked`, and `positions` where the log told them."""
+    """One append: its records in order, the rows it sets; the level it was promised, the offsets the log told."""
 
     serial: int
     records: list[tuple[At, bytes]]
     rows: list[tuple[str, Any]]
+    level: Durability
     acked: bool = False
-    positions: Sequence[Position] = ()
+    offsets: Sequence[int] = ()
 
 
 @dataclass(slots=True)
@@ -46,16 +42,56 @@ class Model:
 
     serial: int = 0
     appends: dict[int, Append] = field(default_factory=dict)
+    synced: int = 0  # appends up to this serial were followed by an acknowledged sync
+    weak: bool = False  # whether any level below fsync is in use
+    cut: bool = False  # whether the power was cut since the last check
+    passed_over: int = 0  # offsets that recovery may leave out
     alone: dict[str, bool] = field(default_factory=dict)  # rows set without any record; whether acked
     topics: dict[str, TopicInfo] = field(default_factory=dict)
     windows: dict[tuple[str, int], ClosedWindow] = field(default_factory=dict)
-    shown: dict[At, list[bytes]] = field(default_factory=dict)
+    seen: Content = field(default_factory=dict)
+    there: Content = field(default_factory=dict)  # what was read; what was deleted after that is still in it
+    lost: dict[At, set[int]] = field(default_factory=dict)  # seen, and taken by a power cut as it may be
+    highs: dict[At, int] = field(default_factory=dict)
+    starts: dict[At, int] = field(default_factory=dict)
+    deletable: dict[At, int] = field(default_factory=dict)  # before which offset deletion was asked for
+    holes: dict[At, list[tuple[int, int]]] = field(default_factory=dict)  # as recoveries reported them
+    producers: list[Producer] = field(default_factory=list)
     leader_epoch: int = -1
-    last_timestamp_ms: dict[At, int] = field(default_factory=dict)
 
     def next_serial(self) -> int:
         self.serial += 1
         return self.serial
+
+    def acknowledge(self, append: Append) -> None:
+        """Its caller was told."""
+        append.acked = True
+        for (at, value), offset in zip(append.records, append.offsets, strict=True):
+            self.see(at, offset, value)
+
+    def see(self, at: At, offset: int, value: bytes) -> None:
+        """Somebody may have seen this record at this offset."""
+        known = self.seen.setdefault(at, {}).setdefault(offset, value)
+        hold(known == value, ONE_MEANING, at, offset, known, value)
+
+    def expect_start(self, at: At, start: int) -> None:
+        """A log start that somebody was told."""
+        hold(start >= self.starts.get(at, 0), "a log start never goes back", at, start, self.starts.get(at))
+        hold(start <= self.deletable.get(at, 0), "only what was asked for is deleted", at, start)
+        self.starts[at] = start
+
+    def expect_gap(self, at: At, gap: Gap) -> None:
+        """A gap that a reader met: either deleted, or told of by a recovery."""
+        if gap.reason == EXPIRED:
+            hold(gap.next <= self.deletable.get(at, 0), "only what was asked for expires", at, gap)
+        else:
+            told = any(first <= gap.first and gap.next <= following for first, following in self.holes.get(at, ()))
+            hold(told, "a gap was told of by a recovery", at, gap, self.holes.get(at))
+
+
+def partitions_of(reader: FileLogReader) -> list[At]:
+    """Every partition that readers know."""
+    return [(topic, number) for topic, info in reader.topics().items() for number in range(info.partitions)]
 
 
 def watch(reader: FileLogReader, model: Model) -> None:
@@ -64,18 +100,20 @@ def watch(reader: FileLogReader, model: Model) -> None:
         known = model.topics.setdefault(topic, info)
         hold(known == info, "a topic stays what it is", known, info)
         for partition, mark in enumerate(reader.watermarks(topic)):
-            at, high = (topic, partition), mark.high
-            seen = model.shown.setdefault(at, [])
-            if high == len(seen):
-                continue
-            hold(high >= len(seen), "a high watermark never goes back", at, high, len(seen))
-            records = _read(reader, at, len(seen))
-            hold([r.offset for r in records] == list(range(len(seen), high)), "what is announced is there", at)
-            seen.extend(r.value or b"" for r in records)
-        _watch_windows(reader, topic, model)
+            at, seen_to = (topic, partition), model.highs.get((topic, partition), 0)
+            model.expect_start(at, mark.start)
+            hold(mark.high >= seen_to, "a high watermark never goes back", at, mark.high, seen_to)
+            if mark.high > seen_to:
+                for record in read_on(reader, at, seen_to, mark.high, model):
+                    value = record.value or b""
+                    model.see(at, record.offset, value)
+                    model.there.setdefault(at, {})[record.offset] = value
+                model.highs[at] = mark.high
+        watch_windows(reader, topic, model)
 
 
-def _watch_windows(reader: FileLogReader, topic: str, model: Model) -> None:
+def watch_windows(reader: FileLogReader, topic: str, model: Model) -> None:
+    """A topic's windows: numbered, seamless, unchanged, and never of what cannot be read yet."""
     windows = reader.windows(topic)
     hold([w.number for w in windows] == list(range(len(windows))), "windows are numbered from 0 without a gap", topic)
     for window in windows:
@@ -89,91 +127,29 @@ def _watch_windows(reader: FileLogReader, topic: str, model: Model) -> None:
         hold(all(end <= highs[p] for p, (_, end) in windows[-1].offsets.items()), "a window holds what is there", topic)
 
 
-def check(reader: FileLogReader, rows: Mapping[str, Mapping[str, Any]], model: Model) -> None:
-    """After a recovery: everything acknowledged or shown is there, whole and in order; from now on all of it stays."""
-    _check_topics(reader, model)
-    content = {
-        (topic, partition): _read(reader, (topic, partition), 0)
-        for topic, info in reader.topics().items()
-        for partition in range(info.partitions)
-    }
-    found = _found(content.get(SPINE, []), model)
-    expected: dict[At, list[bytes]] = {}
-    for append in found:
-        for at, value in append.records:
-            expected.setdefault(at, []).append(value)
-    for at, records in content.items():
-        _check_partition(at, records, expected.pop(at, []), model)
-    hold(not expected, "an append is there whole or not at all", expected)
-    _check_positions(found, content)
-    _check_rows(found, rows, model)
-    for topic in reader.topics():
-        _watch_windows(reader, topic, model)
-        count = len(reader.windows(topic))
-        promised = [number for name, number in model.windows if name == topic and number >= count]
-        hold(not promised, "a closed window is not lost", topic, promised)
-    model.appends = {append.serial: append for append in found}
-    for append in found:
-        append.acked = True
-    model.shown = {at: [r.value or b"" for r in records] for at, records in content.items()}
+def read_on(reader: FileLogReader, at: At, offset: int, high: int, model: Model) -> list[Record]:
+    """Every record from an offset on; every offset below `high` is that of a record or in a gap that may be."""
+    records: list[Record] = []
+    while offset < high:
+        part = reader.read(*at, offset, max_bytes=10_000)
+        if part.next_offset <= offset:
+            raise WrongError(f"what is announced can be read: stuck at {at} offset {offset} of {high}")
+        expect_slice(at, offset, part.next_offset, part.records, part.gaps, model)
+        records.extend(part.records)
+        offset = part.next_offset
+    return records
 
 
-def _check_topics(reader: FileLogReader, model: Model) -> None:
-    there = reader.topics()
-    for name, info in model.topics.items():
-        hold(there.get(name) == info, "a topic that was made is there with its id", info, there.get(name))
-    model.topics.update(there)
-
-
-def _found(spine: Sequence[Record], model: Model) -> list[Append]:
-    """The appends that are there, in order; nothing acknowledged is missing, and nothing before what is there."""
-    found: list[Append] = []
-    for record in spine:
-        serial = int((record.value or b"0").split(b":")[0])
-        append = model.appends.get(serial)
-        if append is None:
-            raise WrongError(f"what was lost or never appended is not there: {serial}")
-        found.append(append)
-    serials = [append.serial for append in found]
-    hold(len(set(serials)) == len(serials), "nothing is there twice", serials)
-    missing = [append.serial for append in model.appends.values() if append.acked and append.serial not in set(serials)]
-    hold(not missing, "what was acknowledged is there", missing)
-    hold(serials == list(model.appends)[: len(serials)], "what is there is a prefix of what was appended", serials)
-    return found
-
-
-def _check_partition(at: At, records: Sequence[Record], expected: list[bytes], model: Model) -> None:
-    values = [record.value or b"" for record in records]
-    hold([r.offset for r in records] == list(range(len(records))), "offsets have no hole", at)
-    hold(values == expected, "each partition holds its records in order, whole and unchanged", at, len(values))
-    shown = model.shown.get(at, [])
-    hold(values[: len(shown)] == shown, "what a reader was shown stays where it was", at, len(values), len(shown))
-    times = [record.timestamp for record in records]
-    hold(times == sorted(times), "timestamps never decrease", at)
-    keys = [record.key for record in records]
-    hold(keys == [value[:4] for value in values], "keys are as they were", at)
-
-
-def _check_positions(found: Sequence[Append], content: Mapping[At, Sequence[Record]]) -> None:
-    for append in found:
-        for place, (at, value) in zip(append.positions, append.records, strict=bool(append.positions)):
-            hold((place.topic, place.partition) == at, "a record is where the log said", place)
-            hold(content[at][place.offset].value == value, "a record has the offset that the log said", place)
-
-
-def _check_rows(found: Sequence[Append], rows: Mapping[str, Mapping[str, Any]], model: Model) -> None:
-    last: dict[str, Any] = dict(row for append in found for row in append.rows)
-    expected = {key: value for key, value in last.items() if value is not None}
-    hold(dict(rows["state"]) == expected, "tables are as of the last append that is there", rows["state"], expected)
-    alone = rows["alone"]
-    lost = [key for key, acked in model.alone.items() if acked and key not in alone]
-    hold(not lost, "an acknowledged row is there", lost)
-    hold(set(alone) <= set(model.alone), "no row is there that nobody set, or that was lost before", set(alone))
-    model.alone = dict.fromkeys(alone, True)
-
-
-def _read(reader: FileLogReader, at: At, offset: int) -> list[Record]:
-    try:
-        return read_partition(reader, *at, offset)
-    except AssertionError as error:
-        raise WrongError(f"what is announced can be read: {error}") from error
+def expect_slice(
+    at: At, first: int, following: int, records: Sequence[Record], gaps: Sequence[Gap], model: Model
+) -> None:
+    """A slice accounts for each of its offsets once and in order."""
+    for gap in gaps:
+        model.expect_gap(at, gap)
+    parts = sorted([*((gap.first, gap.next) for gap in gaps), *((r.offset, r.offset + 1) for r in records)])
+    for begin, end in parts:
+        hold(begin == first, "what is announced is there", at, first, begin)
+        first = end
+    hold(first == following, "what is announced is there", at, first, following)
+    offsets = [record.offset for record in records]
+    hold(offsets == sorted(offsets), "records come in the order of their offsets", at)

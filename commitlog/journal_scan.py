@@ -37,14 +37,15 @@ def entries_through_damage(
 class JournalExtent:
     """Everything of one id that is left in the ring, from the oldest entry on.
 
-    `position` is logical, within the first lap. From the entry `unbroken_from` to the newest no sequence is missing.
+    `position` is logical, within the first lap. From the entry `changes_from` to the last
+    one that changes tables no sequence is missing.
     `offsets` has, for each (topic id, partition), the first offset of those up to the newest of which none is missing,
     and the one after the newest.
     """
 
     position: int
     sequence: int
-    unbroken_from: int
+    changes_from: int
     offsets: Mapping[tuple[bytes, int], tuple[int, int]]
 
 
@@ -61,17 +62,18 @@ def find_entries(file: StorageFile, *, size: int, journal_id: int) -> JournalExt
     if first is None:
         return None
     position, sequence = first
-    unbroken_from = expected = sequence
+    changes_from = unbroken_from = expected = sequence
     offsets: dict[tuple[bytes, int], tuple[int, int]] = {}
     for entry in _entries(file, size, journal_id, first, position + size):
         unbroken_from = unbroken_from if entry.sequence == expected else entry.sequence
         expected = entry.sequence + 1
+        changes_from = unbroken_from if entry.changes else changes_from
         for batch in entry.batches:
             _note_offsets(offsets, batch)
     return JournalExtent(
         position=position % size,
         sequence=sequence,
-        unbroken_from=unbroken_from,
+        changes_from=changes_from,
         offsets=offsets,
     )
 

@@ -6,9 +6,11 @@ was still to be named, and is written anew. Where the journal begins to be neede
 stands in `meta.properties` (see `version`), and all entries of that id that are left are replayed, from the oldest on:
 
 - records again are no harm, since each has its offset, and what segments hold already is not written again;
-- table changes again are none either, as long as nothing is missing between the first of them and the newest: then each
-  row ends as the last change left it. So changes are applied only from the last missing entry on. What is overwritten
-  in the ring is older than the snapshots; what a disk has damaged besides is lost, and reported.
+- table changes again are none either, as long as nothing is missing between the first of them and the last: then each
+  row ends as the last change left it. The ring overwrites the oldest first, and what it overwrote is in the snapshots.
+  Entries that a power cut took, at a durability below `fsync`, are behind the last change, which was synced with all
+  before it. So a missing entry in front of that one is damage: changes are applied from behind it on, and it is
+  reported.
 
 The leader epoch stands there, too, and the note that a durability below `fsync` was in use. Where that is missing - the
 file is damaged as well, or of a version before there was such a note - it is taken to have been in use: to pass over
@@ -101,7 +103,7 @@ def without_checkpoint(storage: Storage, log_dir: Path, unsynced_records: int) -
     point = StartingPoint(
         checkpoint=checkpoint,
         salvaged=True,
-        changes_from=extent.unbroken_from if extent else 0,
+        changes_from=extent.changes_from if extent else 0,
         journal_offsets={at: first for at, (first, _) in extent.offsets.items()} if extent else {},
         journal_ends={at: following for at, (_, following) in extent.offsets.items()} if extent else {},
     )

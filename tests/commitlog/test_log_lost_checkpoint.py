@@ -44,8 +44,9 @@ class Ring:
         self.starts: list[int] = []
         self.offset = 0
 
-    def write(self, count: int, size: int) -> None:
-        data = encode_body([JournalBatch(bytes(16), 0, a_batch(self.offset, count, size))], [])
+    def write(self, count: int, size: int, *, changes: bool = True) -> None:
+        batch = JournalBatch(bytes(16), 0, a_batch(self.offset, count, size))
+        data = encode_body([batch], [("state", "k", self.offset)] if changes else [])
         while not self.journal.fits(len(data)):
             behind = (at for at in (*self.starts, self.journal.head) if at > self.journal.tail)
             self.journal.release(min(behind))
@@ -76,8 +77,8 @@ def test_everything_needed_is_found_without_knowing_where_it_begins(seed: int) -
     ]
     assert sequences == sorted(sequences)
     assert ring.needed <= set(sequences)
-    assert found.unbroken_from <= min(ring.needed), "changes of everything that is needed count"
-    assert sequences[sequences.index(found.unbroken_from) :] == list(range(found.unbroken_from, len(ring.starts) + 1))
+    assert found.changes_from == found.sequence, "of an older lap nothing is left in front of a hole"
+    assert sequences == list(range(found.sequence, len(ring.starts) + 1))
     assert found.offsets.keys() == {(bytes(16), 0)}
 
 
@@ -91,8 +92,20 @@ def test_changes_before_a_damaged_entry_do_not_count(seed: int) -> None:
     ring.disk.content(JOURNAL)[ring.starts[victim - 1] % ring.size + 40] ^= 1
     found = find_entries(ring.disk.open(JOURNAL), size=ring.size, journal_id=ID)
     assert found is not None
-    assert found.unbroken_from == victim + 1
+    assert found.changes_from == victim + 1
     assert found.offsets == {(bytes(16), 0): (victim, ring.offset)}, "its offset is missing"
+
+
+def test_an_entry_that_is_missing_behind_the_last_change_takes_no_change_along() -> None:
+    """A power cut at a durability below `fsync`: the last change was synced, with all before it."""
+    ring = Ring(20_000)
+    for number in range(20):
+        ring.write(1, 20, changes=number < 12)
+    ring.disk.content(JOURNAL)[ring.starts[15] + 40] ^= 1
+    found = find_entries(ring.disk.open(JOURNAL), size=ring.size, journal_id=ID)
+    assert found is not None
+    assert (found.sequence, found.changes_from) == (1, 1)
+    assert found.offsets == {(bytes(16), 0): (16, 20)}
 
 
 def test_a_ring_without_an_entry_of_the_id_has_nothing() -> None:

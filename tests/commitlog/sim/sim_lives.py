@@ -203,6 +203,8 @@ class Simulation:
         self.clock.loop = self._loop
         self.bell = SimBell()
         self._opened = self._faulted = self._following = False
+        if peaceful and not self._ever_opened:
+            self._full_until_s = 0.0  # only the very first start asks for the room that it needs
         self.outcome.starts_on_full += self._is_full()
         self._follower.begin(self._loop.threads)
         self._crash_in = self._fault_in = self._full_in = 0
@@ -245,6 +247,7 @@ class Simulation:
                 SimStorage(self.disk, self.rng).remove(path)
                 SimStorage(self.disk, self.rng).sync_dir(path.parent)
             self.outcome.checkpoints_lost += 1
+            self.model.starts.clear()  # a deletion that was decided and not begun is undone
             self.recent.append("-- the checkpoint is damaged or lost")
 
     async def _process(self, *, last: bool) -> None:

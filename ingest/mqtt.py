@@ -120,7 +120,7 @@ class MqttListener(Listener):
             make=lambda: WebSocket(
                 MqttConnection(self),
                 max_packet_size_bytes=settings.max_packet_size_bytes,
-                origins=settings.websocket_origins or None,
+                origins=settings.websocket_origins,
             ),
         )
 

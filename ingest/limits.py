@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 MAX_UNFINISHED_BYTES: Final = 128 << 20  # of packets and lines whose end has not come; looked at once a second
+MAX_UNREAD_BYTES: Final = 256 << 20  # written and not taken: 2,000 clients that do not read, as much as each may have
 MAX_WILL_BYTES: Final = 64 << 20  # a thousand wills of the greatest size, a million usual ones
 MAX_TOPIC_MEMORY_BYTES: Final = 256 << 20  # remembered targets; beyond it a connection's memory is started anew
 MAX_SURPLUS_BYTES: Final = 256 << 10  # of a record's key and headers beyond its packet: the MQTT topic four times over

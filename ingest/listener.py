@@ -24,8 +24,9 @@ from commitlog.durability import Durability, DurabilityName
 from core.logs import LimitedLog
 from ingest.counters import ListenerCounters
 from ingest.endpoints import first_port, peer_name, remove_unix_socket, tcp_sockets, unix_socket
-from ingest.limits import MAX_UNFINISHED_BYTES, Admission
+from ingest.limits import MAX_UNFINISHED_BYTES, MAX_UNREAD_BYTES, Admission
 from ingest.sessions import Sessions
+from ingest.together import Together
 
 _SLICES: Final = 10
 _SWEEP_S: Final = 1.0
@@ -86,6 +87,12 @@ class Connection(asyncio.Protocol):
     @abstractmethod
     def unfinished_size_bytes(self) -> int:
         """Bytes kept of what is not whole yet."""
+
+    @property
+    def unread_size_bytes(self) -> int:
+        """Bytes written to the client that are not in its socket yet: it does not read them."""
+        size_bytes: int = self.transport.get_write_buffer_size()
+        return size_bytes
 
     @abstractmethod
     def opened(self) -> None:
@@ -240,7 +247,8 @@ class Listener:
         self._max_connections = max_connections
         self._make = make
         self._admission = admission or Admission()
-        self._unfinished_bytes = [0] * _SLICES
+        self._all_unfinished: Together[Connection] = Together(_SLICES, lambda one: one.unfinished_size_bytes)
+        self._all_unread: Together[Connection] = Together(_SLICES, lambda one: one.unread_size_bytes)
         self._user_timeout_s = user_timeout_s
         self._servers: list[asyncio.AbstractServer] = []
         self._unix: list[tuple[Path, int]] = []
@@ -379,7 +387,7 @@ class Listener:
     def _sweep(self, index: int) -> None:
         for connection in list(self._slices[index]):
             connection.second_passed()
-        self._bound_unfinished(index)
+        self._bound_memory(index)
         self._end_refused(_REFUSALS_PER_SLICE)
         if index == 0:
             self.lines.flush()
@@ -387,16 +395,11 @@ class Listener:
         loop = asyncio.get_running_loop()
         self._sweep_timer = loop.call_later(_SWEEP_S / _SLICES, self._sweep, (index + 1) % _SLICES)
 
-    def _bound_unfinished(self, index: int) -> None:
-        """Where incomplete packets and lines take too much together, those with the longest have to go."""
-        by_size = [(connection.unfinished_size_bytes, connection) for connection in self._slices[index]]
-        self._unfinished_bytes[index] = sum(size_bytes for size_bytes, _ in by_size)
-        over = sum(self._unfinished_bytes) - MAX_UNFINISHED_BYTES
-        if over <= 0:
-            return
-        for size_bytes, connection in sorted(by_size, key=lambda pair: pair[0], reverse=True):
+    def _bound_memory(self, index: int) -> None:
+        """Where incomplete packets and lines, or what clients leave unread, take too much together."""
+        connections = self._slices[index]
+        for connection in self._all_unfinished.excess(index, connections, MAX_UNFINISHED_BYTES):
             connection.close("unfinished", abort=True, mend="fewer clients that send much at once, or smaller payloads")
-            self._unfinished_bytes[index] -= size_bytes
-            over -= size_bytes
-            if over <= 0:
-                return
+        for connection in self._all_unread.excess(index, connections, MAX_UNREAD_BYTES):
+            connection.close("unread", mend="clients have to read what they are sent, or ask for less")
+            connection.transport.abort()  # not even a client with a moment to take a reason takes any

@@ -43,7 +43,7 @@ from ingest.broker.rows import (
 from ingest.broker.sender import BEHIND_THE_LOG, Sender
 from ingest.broker.session import MqttSession, Outlet
 from ingest.broker.state import RECEIVED, SESSIONS, received_key, restore_sessions, session_row
-from ingest.broker.subscriptions import Subscription, SubscriptionTree
+from ingest.broker.subscriptions import Subscription, SubscriptionTree, TooManyLevelsError
 from ingest.broker.wills import WILLS, KeptWill, Wills, kept
 from ingest.limits import RECORD_OVERHEAD_BYTES
 from ingest.roster import Roster
@@ -361,14 +361,19 @@ class Broker:
             identifier=subscribe.properties.subscription_identifier,
             share=share,
         )
-        replaced = self.tree.add(subscription)
+        try:
+            replaced = self.tree.add(subscription)
+        except TooManyLevelsError:  # no room for wildcards: one client's many levels must not end another's connection
+            return ReasonCode.QUOTA_EXCEEDED
         if session.durable:
             changes.append(subscription_row(subscription))
         if share is None and (
             wanted.retain_handling is RetainHandling.SEND
             or (wanted.retain_handling is RetainHandling.SEND_IF_NEW and replaced is None)
         ):
-            self._retaining.when_settled(lambda: self.sender.send_retained(session, subscription))
+            self._retaining.when_settled(
+                (session, topic_filter), lambda: self.sender.send_retained(session, subscription)
+            )
         return _GRANTED[wanted.qos]
 
     def unsubscribe(self, session: MqttSession, unsubscribe: Unsubscribe) -> list[ReasonCode]:
@@ -379,6 +384,9 @@ class Broker:
             share, topic_filter = split_share(full_filter) if session.level == LEVEL_5 else (None, full_filter)
             removed = self.tree.remove(session.client_id, topic_filter, share)
             reasons.append(ReasonCode.SUCCESS if removed else ReasonCode.NO_SUBSCRIPTION_EXISTED)
+            if removed and share is None:
+                self._retaining.forget((session, topic_filter))
+                self.sender.forget_retained(session, topic_filter)
             if removed and session.durable:
                 changes.append((SUBSCRIPTIONS, subscription_key(session.client_id, full_filter), None))
         self._change(changes)

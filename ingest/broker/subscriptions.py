@@ -209,11 +209,8 @@ class SubscriptionTree:
 
     def members(self, share: str, topic_filter: str) -> Sequence[Subscription]:
         """The subscriptions of a group, in order of joining; none if there is no such group."""
-        leaf = self._leaves.leaf(topic_filter)
-        members = tuple(leaf.groups.get(share, {}).values())
-        if leaf.empty:
-            self._leaves.remove(topic_filter)
-        return members
+        leaf = self._leaves.find(topic_filter)
+        return () if leaf is None else tuple(leaf.groups.get(share, {}).values())
 
     def match(self, topic: str) -> Matched:
         """Who gets a message of an MQTT topic (a topic name, without wildcards)."""

@@ -263,7 +263,7 @@ class MqttConnection(Connection):
             else:
                 log.appended(taken, size_bytes, None, None, listener.durability)
         elif core.acks:
-            log.appended(1, len(core.acks), self, core.acks, listener.durability)
+            log.appended(1, len(core.acks) + RECORD_OVERHEAD_BYTES, self, core.acks, listener.durability)
         if self._unanswered is not None and core.acks:
             self._unanswered.append(core.acked_ids)
         if out:
@@ -351,6 +351,10 @@ class MqttConnection(Connection):
         if self._aliases is not None and packet[0] >> 4 == _PUBLISH_TYPE:
             packet = self._aliases.applied(packet, self.max_packet_bytes)
         outgoing = self._outgoing
+        if not self._open and self._outgoing_bytes >= _FLUSH_BYTES:
+            # Answers to PUBRECs for what it cannot have got: nothing counts them for as long as the CONNACK waits.
+            self.close("overloaded", abort=True, mend="a client has to await its CONNACK before it answers messages")
+            return
         if not outgoing:
             self.listener.flush_soon(self)
         outgoing.append(packet)
@@ -557,7 +561,8 @@ class MqttConnection(Connection):
             return
         self._must_wait = False
         self._held += 1
-        self.listener.log.appended(1, len(out), _HeldAnswer(self), out, self.listener.durability)
+        size_bytes = len(out) + RECORD_OVERHEAD_BYTES
+        self.listener.log.appended(1, size_bytes, _HeldAnswer(self), out, self.listener.durability)
 
     def release(self, out: bytes) -> None:
         """The commit that `out` waited for is durable."""

@@ -82,7 +82,7 @@ class MqttSettings(Section):
     max_keep_alive_s: DurationS = quantity(
         "65535s",
         alias="max_keep_alive",
-        gt=0,
+        ge=1,
         le=65_535,
         description="Longest keep-alive; a client that asks for more, or for none, gets this one (5.0 clients are "
         "told). After one and a half times its keep-alive without a packet a client is taken for dead.",

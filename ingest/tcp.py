@@ -122,7 +122,7 @@ class TcpConnection(Connection):
         listener.counters.size_bytes += len(data)
         last = self._waited = first + len(lines) - 1
         answer = answers(first, last, refused) if refused else b"OK %d\n" % last
-        size_bytes = len(data) + taken * RECORD_OVERHEAD_BYTES + len(answer)
+        size_bytes = len(data) + len(answer) + (taken + 1) * RECORD_OVERHEAD_BYTES
         log.appended(taken, size_bytes, self, (last, answer), listener.durability)
         if refused:
             self._tell(refused)
@@ -137,7 +137,7 @@ class TcpConnection(Connection):
         self.listener.counters.refused_lines[DISK_FULL] += len(refused)
         last = self._waited = first + len(lines) - 1
         answer = answers(first, last, refused)
-        self.listener.log.appended(0, len(answer), self, (last, answer))
+        self.listener.log.appended(0, len(answer) + RECORD_OVERHEAD_BYTES, self, (last, answer))
 
     def tick(self) -> None:
         """See `Connection.tick`."""

@@ -200,6 +200,18 @@ async def test_a_walk_that_finds_nothing_gives_the_loop_back(tmp_path: Path, mon
 # Flow
 
 
+async def test_answers_behind_a_connack_that_waits_are_bounded(tmp_path: Path) -> None:
+    async with edge_box(tmp_path) as box:
+        await box.log.drain()
+        box.storage.gate.clear()
+        client = await MqttClient.dial(box)
+        client.put(client.connect_packet("c", keep=True))
+        client.send(b"\x50\x02\x00\x07" * 30_000)  # PUBRECs for what nobody sent
+        await wait_until_async(lambda: box.mqtt.counters.refused_connections["overloaded"])
+        box.storage.gate.set()
+        assert await client.rest() == b""
+
+
 async def test_what_is_unanswered_is_counted_right_where_commits_are_cut(tmp_path: Path) -> None:
     async with edge_box(tmp_path, mqtt=MqttSettings(receive_maximum=10)) as box:
         client = await MqttClient.open(box, "c")

@@ -23,7 +23,8 @@ from typing import Any, Final
 
 from commitlog.base import Appender, Header
 from ingest.broker.authorizer import Client
-from ingest.broker.broker import Broker, RefusedError, assigned_client_id
+from ingest.broker.broker import Broker
+from ingest.broker.opening import RefusedError, assigned_client_id
 from ingest.broker.queue import PACKET_IDS
 from ingest.broker.session import UNLIMITED_PACKET_BYTES, MqttSession
 from ingest.limits import MAX_TOPIC_MEMORY_BYTES, RECORD_OVERHEAD_BYTES, Admission
@@ -401,7 +402,7 @@ class MqttConnection(Connection):
         client_id = connect.client_id or assigned_client_id()
         try:
             self._check_lengths(connect)
-            opened = broker.connect(connect, client_id, self.peer, self)
+            opened = broker.opening.connect(connect, client_id, self.peer, self)
         except RefusedError as refused:
             return ConnAck(
                 reason_code=refused.reason_code, properties=ConnAckProperties(reason_string=refused.what[:1000])
@@ -493,7 +494,7 @@ class MqttConnection(Connection):
         self._remember_topic(topic, to.surplus_bytes)
         append: Append = to.append
         if flags & FLAG_QOS_2 and self._mqtt is not None and self._mqtt.durable:
-            append = listener.broker.received_target(self._mqtt, self._stored_last, append)
+            append = listener.broker.receiving.target(self._mqtt, self._stored_last, append)
         if to.surplus_bytes > RECORD_OVERHEAD_BYTES:
             append = self._with_surplus(append, to.surplus_bytes)
         return append, to.key, to.headers
@@ -504,14 +505,14 @@ class MqttConnection(Connection):
         assert session is not None
         assert client is not None
         self._must_wait = self._must_wait or session.durable
-        return self.listener.broker.subscribe(session, client, subscribe)
+        return self.listener.broker.subscribing.subscribe(session, client, subscribe)
 
     def unsubscribe(self, unsubscribe: Unsubscribe) -> Sequence[ReasonCode]:
         """See `Decisions.unsubscribe`."""
         session = self._mqtt
         assert session is not None
         self._must_wait = self._must_wait or session.durable
-        reasons = self.listener.broker.unsubscribe(session, unsubscribe)
+        reasons = self.listener.broker.subscribing.unsubscribe(session, unsubscribe)
         if session.level == LEVEL_5:  # 3.1.1 does not send them
             for reason in reasons:
                 self._count_reason(PacketType.UNSUBACK, reason)
@@ -579,7 +580,7 @@ class MqttConnection(Connection):
             return
         self._open = True
         self.flush()
-        self.listener.broker.opened(session)
+        self.listener.broker.opening.opened(session)
         self._send_on()
 
     def _send_on(self) -> None:
@@ -595,7 +596,7 @@ class MqttConnection(Connection):
         if session is not None:
             taken_again = core.received_ids or ()  # by a client that does not wait for answers: its row stays
             released = [packet_id for packet_id in core.released if packet_id not in taken_again]
-            self.listener.broker.note_released(session, released)
+            self.listener.broker.receiving.released(session, released)
 
     def _stored_last(self) -> int:
         return self._core.stored[-1]
@@ -643,7 +644,7 @@ class MqttConnection(Connection):
             self._leave(with_will=True)
             self.close(ProtocolError.reason)
             return
-        self.listener.broker.disconnect(session, disconnect)
+        self.listener.broker.ending.disconnect(session, disconnect)
         # [MQTT-3.14.4-3] [MQTT5-3.14.4-3]: discarded, unless the client asks for it (0x04) or ends for another reason.
         self._leave(with_will=disconnect.reason_code is not ReasonCode.NORMAL_DISCONNECTION)
         self.reason = "disconnected"
@@ -661,7 +662,7 @@ class MqttConnection(Connection):
                 reasons = self.listener.broker.counters.reasons
                 reasons[PacketType.PUBCOMP, not_found] += self._core.unknown_releases
             session.received_ids = self._core.received_ids
-            self.listener.broker.closed(session, self, with_will=with_will)
+            self.listener.broker.ending.closed(session, self, with_will=with_will)
 
     def _say(self, reason_code: ReasonCode) -> None:
         """5.0 clients are told why the connection ends, once, and if they have their CONNACK [MQTT5-3.14.0-1]."""

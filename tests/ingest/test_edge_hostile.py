@@ -224,3 +224,17 @@ async def test_what_is_unanswered_is_counted_right_where_commits_are_cut(tmp_pat
         core = box.connection("c")._core
         await wait_until_async(lambda: core._in_flight == 0)
         assert not box.connection("c")._unanswered
+
+
+async def test_subscriptions_of_a_client_with_a_long_name_fit_the_smallest_journal(tmp_path: Path) -> None:
+    async with edge_box(tmp_path) as box:
+        name = "c" * 1_000
+        client = await MqttClient.open(box, name, keep=True)
+        filters = [TopicSubscription(filter=f"f/{number}", qos=1) for number in range(5_000)]
+        client.put(Subscribe(packet_id=1, subscriptions=tuple(filters)))
+        assert set((await client.take(SubAck)).reason_codes) == {ReasonCode.GRANTED_QOS_1}
+        await client.disconnect()
+        again = await MqttClient.open(box, name, keep=False)  # they go all at once
+        await again.hears_nothing()
+        await box.log.drain()
+        assert not box.failures

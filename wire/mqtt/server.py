@@ -22,8 +22,8 @@ Rules
     and `acks`, `taken` and `size_bytes` count them. What `resolve` gave is used until `forget_topics`, which takes
     effect with the next chunk.
 
-    The one exception is 5.0's receive maximum, which is looked at after each chunk: what is unanswered depends on when
-    commits end, and a chunk is no larger than what a socket gives at once.
+    The one exception is 5.0's receive maximum, which for QoS 1 is looked at after each chunk (and before a PUBREL makes
+    room): what is unanswered depends on when commits end, and a chunk is no larger than what a socket gives at once.
 
 What it does not do: time limits (connect, keep alive [MQTT-3.1.2-24]), taking over a client id [MQTT-3.1.4-2],
 sessions, and sending publishes are the shell's; 5.0's AUTH is not offered.
@@ -136,6 +136,8 @@ class ServerConnection(Publishes):
                             self.pubacks.append(data[body] << 8 | data[body + 1])
                             self._unusual = True
                         else:
+                            if head == 0x62 and packet_ids and self._max_in_flight:
+                                self._bound_in_flight(len(packet_ids))  # before PUBREL makes room
                             self._control(data[at:end], body - at)
                             targets = self._targets
                         control_size_bytes += end - at
@@ -163,6 +165,7 @@ class ServerConnection(Publishes):
                                 last_head = -1
                                 at = end
                                 continue
+                            targets = self._targets
                         keep = properties_size <= MAX_VARIANT_SIZE_BYTES
                         if not head & 6:
                             topic_field += properties
@@ -175,6 +178,7 @@ class ServerConnection(Publishes):
                         target = by_topic.get(topic_field)
                         if target is None:
                             target = self._resolve(data[at:end], body - at, topic_field)
+                            targets = self._targets
                     append, key, headers = target
                     last_head = head
                     self._last = (
@@ -201,7 +205,7 @@ class ServerConnection(Publishes):
                     append(now_ms, key, data[start:end], headers)
                     packet_ids.append(packet_id)
                 else:
-                    if self._is_new(packet_id):
+                    if self._is_new(packet_id, len(packet_ids)):
                         try:
                             append(now_ms, key, data[start:end], headers)
                         except BaseException:
@@ -228,8 +232,7 @@ class ServerConnection(Publishes):
             self._end(State.FAILED)
             raise
         finally:
-            if qos_2_ids or self._late or self._refusals:
-                self._unusual = True
+            if self._unusual and (qos_2_ids or self._late or self._refusals):
                 self.acks = self._answers(packet_ids, qos_2_ids)
             else:
                 self.acks = PUBACK + PUBACK.join(packet_ids) if packet_ids else b""

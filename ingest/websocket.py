@@ -62,9 +62,7 @@ class WebSocket(asyncio.Protocol):
         "_websocket",
     )
 
-    def __init__(
-        self, connection: Connection, *, max_packet_size_bytes: int, origins: Collection[str] = ()
-    ) -> None:
+    def __init__(self, connection: Connection, *, max_packet_size_bytes: int, origins: Collection[str] = ()) -> None:
         """`origins`: what a browser's `Origin` may be besides what always may (`ingest.origins`)."""
         self._connection = connection
         self._transport: Any = None

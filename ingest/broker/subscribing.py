@@ -12,6 +12,7 @@ from ingest.broker.sender import Sender
 from ingest.broker.session import MqttSession
 from ingest.broker.shared import Shared
 from ingest.broker.subscriptions import Subscription, TooManyLevelsError
+from ingest.limits import MAX_FILTER_BYTES
 from wire.mqtt.clauses import LEVEL_5
 from wire.mqtt.packets import RetainHandling, Subscribe, TopicSubscription, Unsubscribe
 from wire.mqtt.reasons import ReasonCode
@@ -52,6 +53,7 @@ class Subscribing:
         if not self._tree.has(session.client_id, topic_filter, share) and (
             self._tree.count_of(session.client_id) >= self._shared.settings.max_subscriptions_per_client
             or len(self._tree) >= self._shared.settings.max_subscriptions
+            or self._tree.size_bytes + len(wanted.filter) > MAX_FILTER_BYTES
         ):
             return ReasonCode.QUOTA_EXCEEDED
         subscription = Subscription(

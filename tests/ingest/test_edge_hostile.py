@@ -118,6 +118,19 @@ async def test_filters_for_which_there_is_no_room_are_refused_one_by_one(tmp_pat
         assert box.broker.tree.members("g", "not/+/there/at/all") == ()
 
 
+async def test_texts_of_filters_are_bounded_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ingest.broker.subscribing.MAX_FILTER_BYTES", 1_000)
+    async with edge_box(tmp_path) as box:
+        client = await MqttClient.open(box, "c")
+        granted, quota = ReasonCode.GRANTED_QOS_1, ReasonCode.QUOTA_EXCEEDED
+        assert list(await client.subscribe("a" * 600, "b" * 600, "c" * 300)) == [granted, quota, granted]
+        assert list(await client.subscribe("a" * 600)) == [granted]
+        await client.unsubscribe("a" * 600)
+        assert list(await client.subscribe("b" * 600)) == [granted]
+        await client.disconnect()
+        assert box.broker.tree.size_bytes == 0
+
+
 @pytest.mark.parametrize("packet", ["subscribe", "unsubscribe"])
 async def test_a_packet_names_so_many_filters_and_no_more(tmp_path: Path, packet: str) -> None:
     def naming(count: int) -> Subscribe | Unsubscribe:

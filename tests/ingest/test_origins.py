@@ -63,7 +63,5 @@ def test_pages_from_elsewhere_may_not(origin: str) -> None:
         ("https://box.example", ["[box.example"], False, False),
     ],
 )
-def test_pages_from_where_the_request_goes(
-    origin: str, hosts: Sequence[str], on_loopback: bool, allowed: bool
-) -> None:
+def test_pages_from_where_the_request_goes(origin: str, hosts: Sequence[str], on_loopback: bool, allowed: bool) -> None:
     assert origin_allowed([origin], hosts, (), on_loopback=on_loopback) is allowed

@@ -15,7 +15,7 @@ from tests.ingest.broker_client import LEVELS, MqttClient
 from tests.ingest.edge_box import Client, EdgeBox, edge_box
 from wire.mqtt.clauses import LEVEL_5
 from wire.mqtt.decode import MAX_FILTERS
-from wire.mqtt.packets import Publish, SubAck, Subscribe, TopicSubscription, Unsubscribe
+from wire.mqtt.packets import ConnAck, Publish, SubAck, Subscribe, TopicSubscription, Unsubscribe
 from wire.mqtt.reasons import ReasonCode
 
 REFUSED_LINES = b"[1]\n" * 25_000  # 100 KB, answered with more than a megabyte
@@ -223,6 +223,20 @@ async def test_answers_behind_a_connack_that_waits_are_bounded(tmp_path: Path) -
         await wait_until_async(lambda: box.mqtt.counters.refused_connections["overloaded"])
         box.storage.gate.set()
         assert await client.rest() == b""
+
+
+async def test_a_connack_waits_until_the_session_that_it_forgets_is_gone_from_the_disk(tmp_path: Path) -> None:
+    async with edge_box(tmp_path) as box:
+        client = await MqttClient.open(box, "c", keep=True)
+        await client.disconnect()
+        await box.log.drain()
+        box.storage.gate.clear()
+        client = await MqttClient.dial(box)
+        client.put(client.connect_packet("c", keep=False))
+        await wait_until_async(lambda: not box.broker.sessions["c"].durable)
+        assert await client.silent()
+        box.storage.gate.set()
+        assert not (await client.take(ConnAck)).session_present
 
 
 async def test_what_is_unanswered_is_counted_right_where_commits_are_cut(tmp_path: Path) -> None:

@@ -106,6 +106,7 @@ class MqttListener(Listener):
         )
         self.settings = settings
         self.broker = broker
+        self.tree = broker.tree
         self.max_topic_memory_bytes = max_topic_memory_bytes
         self.topic_memory_bytes = 0
         self._loop = asyncio.get_running_loop()
@@ -173,11 +174,10 @@ class MqttConnection(Connection):
         "_open",
         "_outgoing",
         "_outgoing_bytes",
-        "_quota",
+        "_published",
         "_said",
         "_session",
         "_silent_s",
-        "_surplus_bytes",
         "_topic_memory_bytes",
         "_topics",
         "_unanswered",
@@ -208,10 +208,9 @@ class MqttConnection(Connection):
         self._silent_s = 0
         self._unfinished: object | None = None
         self._unfinished_s = 0
-        self._surplus_bytes = 0
         self._topics = self._topic_memory_bytes = 0
         self._limit_s: float = settings.connect_timeout_s
-        self._quota = settings.max_publish_rate
+        self._published = 0
         self._outgoing: list[bytes] = []
         self._outgoing_bytes = 0
         self.can_take = False
@@ -229,56 +228,71 @@ class MqttConnection(Connection):
         """See `Connection.opened`: nothing happens before CONNECT."""
 
     def take(self, data: bytes) -> None:
-        """See `Connection.take`. The hot path."""
+        """See `Connection.take`. The hot path: nearly every chunk holds publishes and nothing else."""
         self.heard = True
         listener = self.listener
         core = self._core
         log = listener.log
-        if self._generation != listener.broker.tree.generation:
-            self._generation = listener.broker.tree.generation
+        if self._generation != listener.tree.generation:
+            self._generation = listener.tree.generation
             self._forget_topics()
-        error: ProtocolError | None = None
         try:
             core.receive(data, log.now_ms())
-        except ProtocolError as broken:
-            error = broken
+        except ProtocolError as error:
+            self._take_unusual(core)
+            self._protocol_error(error)
+            return
+        if core.unusual:
+            self._take_unusual(core)
+            return
+        taken = core.taken
+        if not taken:
+            return
+        size_bytes = core.size_bytes
+        counters = listener.counters
+        counters.records += taken
+        counters.size_bytes += size_bytes
+        self._published += taken
+        size_bytes += taken * RECORD_OVERHEAD_BYTES
+        acks = core.acks
+        if acks:
+            if self._unanswered is not None:
+                self._unanswered.append(core.acked_ids)
+            log.appended(taken, size_bytes, self, acks, listener.durability)
+        else:
+            log.appended(taken, size_bytes, None, None, listener.durability)
+
+    def _take_unusual(self, core: ServerConnection) -> None:
+        """A chunk with more in it than publishes: answers, events, QoS 2, the end."""
         if core.released:
             self._note_released(core)
         out = bytes(core.out) if core.out else b""
         if out and not self._open:
             self._answer(out)  # before acknowledgements: it begins with a CONNACK, or one waits already
             out = b""
-        taken = core.taken
-        if taken:
-            size_bytes = core.size_bytes
-            counters = listener.counters
-            counters.records += taken
-            counters.size_bytes += size_bytes
-            size_bytes += taken * RECORD_OVERHEAD_BYTES
-            if self._surplus_bytes:
-                size_bytes += self._surplus_bytes
-                self._surplus_bytes = 0
-            self._quota -= taken
-            if core.acks:
-                log.appended(taken, size_bytes, self, core.acks, listener.durability)
-            else:
-                log.appended(taken, size_bytes, None, None, listener.durability)
-        elif core.acks:
-            log.appended(1, len(core.acks) + RECORD_OVERHEAD_BYTES, self, core.acks, listener.durability)
-        if self._unanswered is not None and core.acks:
-            self._unanswered.append(core.acked_ids)
+        listener = self.listener
+        listener.counters.records += core.taken
+        listener.counters.size_bytes += core.size_bytes
+        self._published += core.taken
+        if core.acks:
+            if self._unanswered is not None:
+                self._unanswered.append(core.acked_ids)
+            size_bytes = core.size_bytes + (core.taken + 1) * RECORD_OVERHEAD_BYTES + len(core.acks)
+            listener.log.appended(max(1, core.taken), size_bytes, self, core.acks, listener.durability)
+        elif core.taken:
+            size_bytes = core.size_bytes + core.taken * RECORD_OVERHEAD_BYTES
+            listener.log.appended(core.taken, size_bytes, None, None, listener.durability)
         if out:
             self._answer(out)
         if core.events or core.pubacks:
             self._note(core)
-        if error is not None:
-            self._protocol_error(error)
-        elif self._quota < 0:
-            self._over_quota()
 
     def tick(self) -> None:
         """See `Connection.tick`: time to CONNECT, then keep-alive [MQTT-3.1.2-24] [MQTT5-3.1.2-22]."""
-        self._quota = self.listener.settings.max_publish_rate
+        published, self._published = self._published, 0
+        if published > self.listener.settings.max_publish_rate:
+            self._over_quota()
+            return
         if self._dawdles():
             self._say(ReasonCode.QUOTA_EXCEEDED)
             self.close("slow packet", abort=True, mend="mqtt.packet_timeout: smaller payloads, or a faster link")
@@ -521,8 +535,10 @@ class MqttConnection(Connection):
     def _with_surplus(self, append: Append, surplus_bytes: int) -> Append:
         """For long keys: a record then takes much more than its packet, which has to count for the log's limits."""
 
+        log = self.listener.log
+
         def counted(timestamp_ms: int, key: bytes | None, value: bytes | None, headers: list[Header], /) -> int:
-            self._surplus_bytes += surplus_bytes
+            log.appended(0, surplus_bytes)
             return append(timestamp_ms, key, value, headers)
 
         return counted

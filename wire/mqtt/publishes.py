@@ -177,7 +177,7 @@ class Publishes(ControlPackets):
         qos_2_ids: list[bytes],
     ) -> None:
         """Answer a refused publish in its turn with the reason; QoS 0 has no answer."""
-        self._unusual = True
+        self.unusual = True
         number = int.from_bytes(packet_id, "big")
         if head & FLAG_QOS_2 and number in (self.received_ids or ()):
             qos_2_ids.append(packet_id)  # it was taken before; a refusal would free an identifier that is in use
@@ -197,7 +197,7 @@ class Publishes(ControlPackets):
 
         `unanswered` QoS 1 publishes came before it in this chunk.
         """
-        self._unusual = True
+        self.unusual = True
         number = packet_id[0] << 8 | packet_id[1]
         ids = self.received_ids
         if ids is None:

@@ -100,7 +100,7 @@ class ServerConnection(Publishes):
         ProtocolError (or a subclass) when the connection must be closed, and whatever the shell and the targets raise.
         """
         # Longer than a function should be: a call or an attribute per message is what this loop is written to avoid.
-        if self._unusual:
+        if self.unusual:
             data = self._begin(data)
         last_head, topic_field, topic_field_size, properties, properties_size, append, key, headers = self._last
         targets = self._targets
@@ -134,7 +134,7 @@ class ServerConnection(Publishes):
                     if by_topic is None or length < 2:
                         if head == 0x40 and length == 2 and targets and data[body:end] != _NO_PACKET_ID:
                             self.pubacks.append(data[body] << 8 | data[body + 1])
-                            self._unusual = True
+                            self.unusual = True
                         else:
                             if head == 0x62 and packet_ids and self._max_in_flight:
                                 self._bound_in_flight(len(packet_ids))  # before PUBREL makes room
@@ -232,7 +232,7 @@ class ServerConnection(Publishes):
             self._end(State.FAILED)
             raise
         finally:
-            if self._unusual and (qos_2_ids or self._late or self._refusals):
+            if self.unusual and (qos_2_ids or self._late or self._refusals):
                 self.acks = self._answers(packet_ids, qos_2_ids)
             else:
                 self.acks = PUBACK + PUBACK.join(packet_ids) if packet_ids else b""
@@ -256,13 +256,13 @@ class ServerConnection(Publishes):
             self.acked_ids = self.taken = self.size_bytes = 0
             self._refuse_more(data)
             return b""
-        self._unusual = False
+        self.unusual = False
         partial = self._partial
         if not partial:
             return data
         if len(partial) + len(data) < self._needed_size_bytes:
             partial += data
-            self._unusual = True
+            self.unusual = True
             return b""
         data = b"".join((partial, data))
         self._partial = bytearray()
@@ -276,7 +276,7 @@ class ServerConnection(Publishes):
         bounds = self._bounds(data, at)
         self._needed_size_bytes = 0 if bounds is None else bounds[1] - at
         self._partial += memoryview(data)[at:]
-        self._unusual = True
+        self.unusual = True
 
     def _long_length(self, data: bytes, at: int) -> tuple[int, int]:
         """Where the variable header begins and the packet ends; behind what is there if that is not known yet."""

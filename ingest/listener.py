@@ -33,6 +33,12 @@ _SWEEP_S: Final = 1.0
 _CLOSE_PATIENCE_S: Final = 2.0  # for clients to take the acknowledgements written to them
 MAX_STASHED_BYTES: Final = 32 << 20  # chunks put aside under congestion by all connections of a listener together
 _HOLD_BYTES: Final = MAX_STASHED_BYTES // 2  # at which nobody is read from any more: the rest is for what is under way
+_PIECE_BYTES: Final = (
+    32 << 10
+)  # of a chunk taken at once: 256 KB of packets made to be slow hold everybody up for 1.6 s
+_MAX_CUT_BYTES: Final = (
+    _HOLD_BYTES // 2
+)  # put aside, at which large chunks are taken whole: fairness is not worth memory
 _REFUSALS_PER_SLICE: Final = 10  # connections ended for the full disk in 100 ms: 100 a second, whatever the fleet does
 DISK_FULL: Final = "disk full"
 _WRITE_HIGH_WATER_BYTES: Final = 64 << 10  # acknowledgements a client may leave unread before it is not read from
@@ -129,13 +135,18 @@ class Connection(asyncio.Protocol):
         self.opened()
 
     def data_received(self, data: bytes) -> None:
-        """A chunk arrived. Under congestion it is put aside, at most one per connection, and reading stops."""
+        """A chunk arrived. Under congestion it is put aside, at most one per connection, and reading stops.
+
+        One that is large is taken in pieces, so that a client whose packets are slow to take leaves others their turn.
+        """
         if self._refused:
             return
         if self.listener.log.congested or self._stashed:
             self._put_aside(data)
-            return
-        self.take(data)
+        elif len(data) > _PIECE_BYTES and self.listener.stashed_bytes + len(data) <= _MAX_CUT_BYTES:
+            self._take_piece(data)
+        else:
+            self.take(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone, whoever ended it."""
@@ -186,6 +197,16 @@ class Connection(asyncio.Protocol):
         self._closing_s += 1
         if self._closing_s > _CLOSING_S:
             self.transport.abort()
+
+    def _take_piece(self, data: bytes) -> None:
+        """Take the beginning of a large chunk, and the rest when others have had their turn."""
+        self.take(data[:_PIECE_BYTES])
+        if self.transport.is_closing() or self._refused:
+            return
+        self._stashed = data[_PIECE_BYTES:]
+        self.listener.stashed_bytes += len(self._stashed)
+        self.transport.pause_reading()
+        asyncio.get_running_loop().call_soon(self._take_stashed)
 
     def _put_aside(self, data: bytes) -> None:
         listener = self.listener

@@ -15,6 +15,7 @@ from tests.ingest.broker_client import LEVELS, MqttClient
 from tests.ingest.edge_box import Client, EdgeBox, edge_box
 from wire.mqtt.clauses import LEVEL_5
 from wire.mqtt.decode import MAX_FILTERS
+from wire.mqtt.encode import encode_packet
 from wire.mqtt.packets import ConnAck, Publish, SubAck, Subscribe, TopicSubscription, Unsubscribe
 from wire.mqtt.reasons import ReasonCode
 
@@ -211,6 +212,38 @@ async def test_a_walk_that_finds_nothing_gives_the_loop_back(tmp_path: Path, mon
 
 
 # Flow
+
+
+@pytest.mark.parametrize("stalled", [False, True])
+async def test_a_large_chunk_leaves_others_their_turn(tmp_path: Path, stalled: bool) -> None:
+    async with edge_box(tmp_path) as box:
+        flood, other = await MqttClient.open(box, "flood", 4), await MqttClient.open(box, "other", 4)
+        connection = box.connection("flood")
+        numbers = range(1, 15_001)
+        packets = [Publish(topic="devices/d/x", payload=b"%d" % n, qos=1, packet_id=n) for n in numbers]
+        chunk = b"".join(encode_packet(packet, 4) for packet in packets)
+        if stalled:
+            box.storage.gate.clear()
+        connection.data_received(chunk)  # as one read brings it
+        assert 0 < box.mqtt.counters.records < 2_000
+        assert connection.unread
+        await other.hears_nothing()
+        assert box.mqtt.counters.records < 15_000
+        box.storage.gate.set()
+        acks = await flood.read(4 * len(numbers))
+        assert acks == b"".join(b"\x40\x02" + n.to_bytes(2, "big") for n in numbers)
+        assert not box.mqtt.stashed_bytes
+        await flood.hears_nothing()
+        assert [int(record.value or b"") for record in await box.records("telemetry", 15_000)] == list(numbers)
+
+
+async def test_a_large_chunk_and_the_end_of_what_a_device_sends(tmp_path: Path) -> None:
+    async with edge_box(tmp_path) as box:
+        client = await Client.connect(box.tcp_port)
+        client.send(b'{"device": "d"}\n' * 10_000)
+        client.end()
+        assert (await client.rest()).endswith(b"OK 10000\n")
+        assert box.tcp.counters.records == 10_000
 
 
 async def test_answers_behind_a_connack_that_waits_are_bounded(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from core.logs import LimitedLog
 from ingest.counters import ListenerCounters
 from ingest.endpoints import first_port, peer_name, remove_unix_socket, tcp_sockets, unix_socket
 from ingest.limits import MAX_UNFINISHED_BYTES, MAX_UNREAD_BYTES, Admission
+from ingest.lingering import linger
 from ingest.sessions import Sessions
 from ingest.together import Together
 
@@ -41,6 +42,7 @@ _MAX_CUT_BYTES: Final = (
 )  # put aside, at which large chunks are taken whole: fairness is not worth memory
 _REFUSALS_PER_SLICE: Final = 10  # connections ended for the full disk in 100 ms: 100 a second, whatever the fleet does
 DISK_FULL: Final = "disk full"
+SHUTDOWN: Final = "shutdown"
 _WRITE_HIGH_WATER_BYTES: Final = 64 << 10  # acknowledgements a client may leave unread before it is not read from
 _CLOSING_S: Final = 10  # a closing connection waits so long for a client that does not take what was written to it
 
@@ -177,8 +179,11 @@ class Connection(asyncio.Protocol):
             self.transport.pause_reading()
             self.listener.refused.append(self)
 
-    def close(self, reason: str, *, abort: bool = False, mend: str = "") -> None:
-        """End the connection; what was written still goes out unless `abort`. With `mend` a log line says so."""
+    def close(self, reason: str, *, abort: bool = False, mend: str = "", lingers: bool = False) -> None:
+        """End the connection; what was written still goes out unless `abort`. With `mend` a log line says so.
+
+        `lingers`: what was written is the reason, which has to arrive (`ingest.lingering`).
+        """
         if not self.reason:
             self.reason = reason
             self.listener.counters.refused_connections[reason] += 1
@@ -186,6 +191,9 @@ class Connection(asyncio.Protocol):
                 self.listener.lines.warning("connection closed", what=reason, where=self.peer, mend=mend)
         if abort:
             self.transport.abort()
+        elif lingers:
+            self._refused = True  # what still comes is not taken
+            self.transport = linger(self.transport)
         else:
             self.transport.close()
 
@@ -320,7 +328,7 @@ class Listener:
         for patience_s, abort in ((_CLOSE_PATIENCE_S, False), (None, True)):
             self._empty.clear()
             for connection in self._all():
-                connection.close("shutdown", abort=abort)
+                connection.close(SHUTDOWN, abort=abort)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(patience_s):
                     while self.counters.connections:

@@ -28,7 +28,7 @@ from ingest.broker.opening import RefusedError, assigned_client_id
 from ingest.broker.queue import PACKET_IDS
 from ingest.broker.session import UNLIMITED_PACKET_BYTES, MqttSession
 from ingest.limits import MAX_TOPIC_MEMORY_BYTES, RECORD_OVERHEAD_BYTES, Admission
-from ingest.listener import DISK_FULL, Connection, Listener
+from ingest.listener import DISK_FULL, SHUTDOWN, Connection, Listener
 from ingest.sessions import Session, Sessions
 from ingest.settings import MqttSettings
 from ingest.websocket import WebSocket
@@ -59,7 +59,7 @@ _TARGET_BYTES: Final = 600  # what a remembered MQTT topic takes besides its tex
 _MEND: Final = "is it an MQTT 3.1.1 or 5.0 client? Other protocols have other ports"
 _FLUSH_BYTES: Final = 64 << 10  # what is gathered for one write; then the socket is asked whether it takes more
 _REASON_CODES: Final = {  # what 5.0 clients are told when somebody else ends the connection
-    "shutdown": ReasonCode.SERVER_SHUTTING_DOWN,
+    SHUTDOWN: ReasonCode.SERVER_SHUTTING_DOWN,
     "overloaded": ReasonCode.SERVER_BUSY,
     "unfinished": ReasonCode.QUOTA_EXCEEDED,
     DISK_FULL: ReasonCode.QUOTA_EXCEEDED,
@@ -337,16 +337,19 @@ class MqttConnection(Connection):
         if full and self._stashed:
             self.refuse_full()
 
-    def close(self, reason: str, *, abort: bool = False, mend: str = "") -> None:
+    def close(self, reason: str, *, abort: bool = False, mend: str = "", lingers: bool = False) -> None:
         """See `Connection.close`. 5.0 clients have a moment to take the reason, unless they had it already."""
         self.can_take = False
         if reason in _REASON_CODES and not self.reason:
             self._say(_REASON_CODES[reason])
-        if abort and self._core.level == LEVEL_5 and not self._closing:
-            abort = False
-            asyncio.get_running_loop().call_later(_GOODBYE_S, self.transport.abort)
+        if self._core.level == LEVEL_5 and not self._closing and reason != SHUTDOWN:
+            lingers = True
+            if abort:
+                abort = False
+                asyncio.get_running_loop().call_later(_GOODBYE_S, self.transport.abort)
         self._closing = True
-        super().close(reason, abort=abort, mend=mend)
+        self._leave(with_will=self._core.state is not State.DISCONNECTED)
+        super().close(reason, abort=abort, mend=mend, lingers=lingers)
 
     def pause_writing(self) -> None:
         """See `Connection.pause_writing`: what is delivered meanwhile has only its place kept."""
@@ -645,7 +648,7 @@ class MqttConnection(Connection):
                 case Refused(reason_code=code, what=what):
                     self._count_reason(PacketType.CONNACK, code)
                     self.listener.lines.info("connect refused", code=int(code), what=what, peer=self.peer)
-                    self.close("connect refused")
+                    self.close("connect refused", lingers=True)
                 case Unsubscribed() | Received() | Completed():
                     pass
 

@@ -148,6 +148,10 @@ class WebSocket(asyncio.Protocol):
         self._closing = True
         self._transport.abort()
 
+    def can_write_eof(self) -> bool:
+        """A WebSocket says its last word in a close frame, and waits for the other one's."""
+        return False
+
     def is_closing(self) -> bool:
         """Whether nothing more can be written."""
         return self._closing

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.commitlog.sim.sim_lives import Outcome, run_seed
+from tests.commitlog.sim.sim_lives import run_seed
+from tests.commitlog.sim.sim_outcome import Outcome
 from tests.commitlog.sim.sim_seeds import seeds
 
 

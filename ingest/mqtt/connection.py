@@ -54,12 +54,11 @@ class MqttConnection(MqttOutput):
         "_client",
         "_generation",
         "_limit_s",
-        "_quota",
+        "_published",
         "_session",
         "_silent_s",
         "_unfinished",
         "_unfinished_s",
-        "surplus_bytes",
     )
 
     def __init__(self, listener: MqttListener) -> None:
@@ -77,9 +76,7 @@ class MqttConnection(MqttOutput):
         self._unfinished: object | None = None
         self._unfinished_s = 0
         self._limit_s: float = settings.connect_timeout_s
-        self._quota = settings.max_publish_rate
-        self.surplus_bytes = 0
-        """See `CountsSurplus`."""
+        self._published = 0
 
     # -- Connection
 
@@ -93,56 +90,71 @@ class MqttConnection(MqttOutput):
         """See `Connection.opened`: nothing happens before CONNECT."""
 
     def take(self, data: bytes) -> None:
-        """See `Connection.take`. The hot path."""
+        """See `Connection.take`. The hot path: nearly every chunk holds publishes and nothing else."""
         self.heard = True
         listener = self.listener
         core = self._core
         log = listener.log
-        if self._generation != listener.broker.tree.generation:
-            self._generation = listener.broker.tree.generation
+        if self._generation != listener.tree.generation:
+            self._generation = listener.tree.generation
             self._resolve_anew()
-        error: ProtocolError | None = None
         try:
             core.receive(data, log.now_ms())
-        except ProtocolError as broken:
-            error = broken
+        except ProtocolError as error:
+            self._take_unusual(core)
+            self._protocol_error(error)
+            return
+        if core.unusual:
+            self._take_unusual(core)
+            return
+        taken = core.taken
+        if not taken:
+            return
+        size_bytes = core.size_bytes
+        counters = listener.counters
+        counters.records += taken
+        counters.size_bytes += size_bytes
+        self._published += taken
+        size_bytes += taken * RECORD_OVERHEAD_BYTES
+        acks = core.acks
+        if acks:
+            if self._unanswered is not None:
+                self._unanswered.append(core.acked_ids)
+            log.appended(taken, size_bytes, self, acks, listener.durability)
+        else:
+            log.appended(taken, size_bytes, None, None, listener.durability)
+
+    def _take_unusual(self, core: ServerConnection) -> None:
+        """A chunk with more in it than publishes: answers, events, QoS 2, the end."""
         if core.released:
             self._note_released(core)
         out = bytes(core.out) if core.out else b""
         if out and not self._open:
             self._answer(out)  # before acknowledgements: it begins with a CONNACK, or one waits already
             out = b""
-        taken = core.taken
-        if taken:
-            size_bytes = core.size_bytes
-            counters = listener.counters
-            counters.records += taken
-            counters.size_bytes += size_bytes
-            size_bytes += taken * RECORD_OVERHEAD_BYTES
-            if self.surplus_bytes:
-                size_bytes += self.surplus_bytes
-                self.surplus_bytes = 0
-            self._quota -= taken
-            if core.acks:
-                log.appended(taken, size_bytes, self, core.acks, listener.durability)
-            else:
-                log.appended(taken, size_bytes, None, None, listener.durability)
-        elif core.acks:
-            log.appended(1, len(core.acks), self, core.acks, listener.durability)
-        if self._unanswered is not None and core.acks:
-            self._unanswered.append(core.acked_ids)
+        listener = self.listener
+        listener.counters.records += core.taken
+        listener.counters.size_bytes += core.size_bytes
+        self._published += core.taken
+        if core.acks:
+            if self._unanswered is not None:
+                self._unanswered.append(core.acked_ids)
+            size_bytes = core.size_bytes + core.taken * RECORD_OVERHEAD_BYTES + len(core.acks)
+            listener.log.appended(max(1, core.taken), size_bytes, self, core.acks, listener.durability)
+        elif core.taken:
+            size_bytes = core.size_bytes + core.taken * RECORD_OVERHEAD_BYTES
+            listener.log.appended(core.taken, size_bytes, None, None, listener.durability)
         if out:
             self._answer(out)
         if core.events or core.pubacks:
             self._note(core)
-        if error is not None:
-            self._protocol_error(error)
-        elif self._quota < 0:
-            self._over_quota()
 
     def tick(self) -> None:
         """See `Connection.tick`: time to CONNECT, then keep-alive [MQTT-3.1.2-24] [MQTT5-3.1.2-22]."""
-        self._quota = self.listener.settings.max_publish_rate
+        published, self._published = self._published, 0
+        if published > self.listener.settings.max_publish_rate:
+            self._over_quota()
+            return
         if self._dawdles():
             self._say(ReasonCode.QUOTA_EXCEEDED)
             self.close("slow packet", abort=True, mend="mqtt.packet_timeout: smaller payloads, or a faster link")
@@ -206,7 +218,7 @@ class MqttConnection(MqttOutput):
         client = self._client = Client(client_id=client_id, username=connect.username, peer=self.peer)
         self._session = listener.sessions.open(PROTOCOL, self.peer, client_id=client_id, username=connect.username)
         session.presence = self._session
-        self._targets = Targets(self, listener, self._core, client=client, presence=self._session, mqtt=session)
+        self._targets = Targets(listener, self._core, client=client, presence=self._session, mqtt=session)
         self._core.received_ids = session.received_ids
         longest_s = listener.settings.max_keep_alive_s
         keep_alive_s = min(connect.keep_alive_s or longest_s, longest_s)

@@ -54,6 +54,7 @@ class MqttListener(Listener):
         self._make_connection = make
         self.settings = settings
         self.broker = broker
+        self.tree = broker.tree
         self.max_topic_memory_bytes = max_topic_memory_bytes
         self.topic_memory_bytes = 0
         self._loop = asyncio.get_running_loop()

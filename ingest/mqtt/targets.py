@@ -8,7 +8,7 @@ has its room.
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Final
 
 from commitlog.base import Header
 from ingest.broker.authorizer import Client
@@ -40,20 +40,13 @@ class DiskFullError(ProtocolError):
         super().__init__("MQTT-3.3.5-2", "the disk is full", mend="free some space on the box")
 
 
-class CountsSurplus(Protocol):
-    """A connection that counts what its records take beyond their packets and the usual overhead."""
-
-    surplus_bytes: int
-
-
 class Targets:
     """See the module. Of a connection whose CONNECT was accepted."""
 
-    __slots__ = ("_client", "_connection", "_core", "_listener", "_presence", "_topic_memory_bytes", "_topics", "mqtt")
+    __slots__ = ("_client", "_core", "_listener", "_presence", "_topic_memory_bytes", "_topics", "mqtt")
 
     def __init__(
         self,
-        connection: CountsSurplus,
         listener: MqttListener,
         core: ServerConnection,
         *,
@@ -61,7 +54,6 @@ class Targets:
         presence: Session,
         mqtt: MqttSession,
     ) -> None:
-        self._connection = connection
         self._listener = listener
         self._core = core
         self._client = client
@@ -117,10 +109,10 @@ class Targets:
     def _with_surplus(self, append: Append, surplus_bytes: int) -> Append:
         """For long keys: a record then takes much more than its packet, which has to count for the log's limits."""
 
-        connection = self._connection
+        log = self._listener.log
 
         def counted(timestamp_ms: int, key: bytes | None, value: bytes | None, headers: list[Header], /) -> int:
-            connection.surplus_bytes += surplus_bytes
+            log.appended(0, surplus_bytes)
             return append(timestamp_ms, key, value, headers)
 
         return counted

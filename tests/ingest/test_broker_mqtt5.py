@@ -351,6 +351,23 @@ async def test_all_queues_together_are_bounded_by_ending_the_longest(tmp_path: P
         assert "short" in box.broker.sessions
 
 
+async def test_retained_messages_that_wait_count_as_well(tmp_path: Path) -> None:
+    async with edge_box(tmp_path) as box:
+        box.broker._backlog.max_size_bytes = 300
+        other = await MqttClient.open(box, "other", 4)
+        for number in range(200):
+            other.put(Publish(topic=f"r/{number}", payload=b"1", qos=1, packet_id=number + 1, retain=True))
+        for _ in range(200):
+            await other.take(PubAck)
+        client = await MqttClient.open(box, "c", receive_maximum=1)
+        await client.subscribe("r/#", qos=1)
+        await wait_until_async(lambda: box.broker.sessions["c"].queue.count == 200)
+        for _ in range(5):
+            box.broker.tick()
+        await client.message(ack=False)
+        assert await client.told_goodbye() is ReasonCode.QUOTA_EXCEEDED
+
+
 @pytest.mark.parametrize("qos", [1, 2])
 async def test_on_a_full_disk_a_5_0_client_is_told_0x97_after_what_was_taken(
     tmp_path: Path, qos: int, monkeypatch: pytest.MonkeyPatch

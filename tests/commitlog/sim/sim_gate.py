@@ -106,6 +106,10 @@ class FaultGate:
     def capacity(self) -> float:
         return self._full_bytes if self.is_full() else math.inf
 
+    def make_room(self) -> None:
+        """Others have left the disk."""
+        self._full_until_s = 0.0
+
     def is_full(self) -> bool:
         return self.loop.now_s < self._full_until_s
 

@@ -19,7 +19,7 @@ from unittest.mock import patch
 
 import commitlog.engine
 import commitlog.space
-from commitlog.checkpoint import read_checkpoint
+from commitlog.checkpoint import CHECKPOINT_NAME, read_checkpoint
 from commitlog.embedded import EmbeddedLog
 from commitlog.reader import FileLogReader
 from commitlog.report import read_report
@@ -117,6 +117,8 @@ class Simulation:
         self.clock.loop = self._gate.loop = self._loop
         self.bell = SimBell()
         self._opened = self._following = False
+        if peaceful and not self._ever_opened:
+            self._gate.make_room()  # only the very first start asks for the room that it needs
         self.outcome.starts_on_full += self._gate.is_full()
         self._follower.begin(self._loop.threads)
         self._gate.arm(peaceful=peaceful)
@@ -135,6 +137,21 @@ class Simulation:
             self.model.cut = True
             self.outcome.power_cuts += 1
             self.recent.append(f"-- the power is cut, {loss.value}")
+        if self._breakage.checkpoints and self.rng.random() < 0.5:
+            self._lose_checkpoint()
+
+    def _lose_checkpoint(self) -> None:
+        path = self.data_dir / LOG_DIR / CHECKPOINT_NAME
+        with contextlib.suppress(FileNotFoundError):  # killed before there was one
+            content = self.disk.content(path)
+            if self.rng.random() < 0.5:
+                content[self.rng.randrange(len(content))] ^= 1 << self.rng.randrange(8)
+            else:
+                SimStorage(self.disk, self.rng).remove(path)
+                SimStorage(self.disk, self.rng).sync_dir(path.parent)
+            self.outcome.checkpoints_lost += 1
+            self.model.starts.clear()  # a deletion that was decided and not begun is undone
+            self.recent.append("-- the checkpoint is damaged or lost")
 
     async def _process(self, *, last: bool) -> None:
         failures = Failures()

@@ -26,3 +26,4 @@ class Outcome:
     starts_on_full: int = 0
     lost: int = 0
     followed: int = 0
+    checkpoints_lost: int = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Final
 
 from commitlog.base import Appender, Header
@@ -21,8 +21,8 @@ class Retaining:
         self._log = log
         self._retained = retained
         self._staged: dict[str, RetainedMessage | None] = {}
-        self._waiting: list[Callable[[], None]] = []  # for what is open
-        self._in_flight: deque[list[Callable[[], None]]] = deque()  # for the commits under way, the oldest first
+        self._waiting: dict[Hashable, Callable[[], None]] = {}  # for what is open
+        self._in_flight: deque[dict[Hashable, Callable[[], None]]] = deque()  # for the commits under way, oldest first
         self.refused = 0
         """Messages that were taken and delivered, and not retained since there was no room."""
         log.before_commit(self._prepare)
@@ -66,22 +66,30 @@ class Retaining:
             else:
                 self.refused += 1
                 del staged[topic]
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting = self._waiting, {}
         self._in_flight.append(waiting)
         self._log.join(self, staged)
 
-    def when_settled(self, call: Callable[[], None]) -> None:
+    def when_settled(self, key: Hashable, call: Callable[[], None]) -> None:
         """Call when what was published by now is retained: at once, or after the commits that it is in.
+
+        Of calls with the same key that wait for the same commit, the last is made: commits may take their time, and a
+        client may subscribe again and again meanwhile.
 
         Otherwise somebody who subscribes between a publish and its commit would get it neither as a message nor as
         what is retained.
         """
         if self._staged:
-            self._waiting.append(call)
+            self._waiting[key] = call
         elif self._in_flight:
-            self._in_flight[-1].append(call)
+            self._in_flight[-1][key] = call
         else:
             call()
+
+    def forget(self, key: Hashable) -> None:
+        """Make no call with that key that waits."""
+        for calls in (self._waiting, *self._in_flight):
+            calls.pop(key, None)
 
     def committed(self, token: Any) -> None:
         """See `Waiter.committed`."""
@@ -91,7 +99,7 @@ class Retaining:
                 self._retained.remove(topic)
             else:
                 self._retained.set(message)
-        for call in self._in_flight.popleft():
+        for call in self._in_flight.popleft().values():
             call()
 
     def failed(self, token: Any) -> None:

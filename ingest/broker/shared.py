@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from commitlog.base import Appender
 from core.logs import LimitedLog
@@ -13,6 +14,8 @@ from ingest.broker.session_book import SessionBook
 from ingest.broker.subscriptions import SubscriptionTree
 from ingest.broker.wills import Wills
 from ingest.settings import MqttSettings
+
+_TOGETHER_BYTES: Final = 256 << 10  # of rows in one commit: a sixteenth of the smallest journal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,10 +31,17 @@ class Shared:
     wills: Wills
 
     def change(self, rows: Sequence[Row]) -> None:
-        """Put rows into the open commit."""
-        if rows:
-            size_bytes = [row_bytes(row) for row in rows]
-            with self.log.whole(0, 0, sum(size_bytes)):
-                for row in rows:
+        """Put rows into the open commit, in their order; where they take too much for one, into those after it as well.
+
+        So what they come to must hold at any row: what others refer to is put before them, and taken away behind them.
+        """
+        at = 0
+        while at < len(rows):
+            size_bytes, end = row_bytes(rows[at]), at + 1
+            while end < len(rows) and (more_bytes := size_bytes + row_bytes(rows[end])) <= _TOGETHER_BYTES:
+                size_bytes, end = more_bytes, end + 1
+            with self.log.whole(0, 0, size_bytes):
+                for row in rows[at:end]:
                     self.log.change_reserved(row)
-            self.log.appended(1, sum(size_bytes))
+            self.log.appended(1, size_bytes)
+            at = end

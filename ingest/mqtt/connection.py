@@ -139,7 +139,7 @@ class MqttConnection(MqttOutput):
         if core.acks:
             if self._unanswered is not None:
                 self._unanswered.append(core.acked_ids)
-            size_bytes = core.size_bytes + core.taken * RECORD_OVERHEAD_BYTES + len(core.acks)
+            size_bytes = core.size_bytes + (core.taken + 1) * RECORD_OVERHEAD_BYTES + len(core.acks)
             listener.log.appended(max(1, core.taken), size_bytes, self, core.acks, listener.durability)
         elif core.taken:
             size_bytes = core.size_bytes + core.taken * RECORD_OVERHEAD_BYTES

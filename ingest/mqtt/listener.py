@@ -70,7 +70,7 @@ class MqttListener(Listener):
             make=lambda: WebSocket(
                 self._make_connection(self),
                 max_packet_size_bytes=settings.max_packet_size_bytes,
-                origins=settings.websocket_origins or None,
+                origins=settings.websocket_origins,
             ),
         )
 

@@ -11,6 +11,7 @@ from collections import deque
 from typing import Any, Final
 
 from ingest.broker.session import UNLIMITED_PACKET_BYTES, MqttSession
+from ingest.limits import RECORD_OVERHEAD_BYTES
 from ingest.listener import DISK_FULL, Connection
 from ingest.mqtt.listener import MqttListener
 from ingest.mqtt.targets import Targets
@@ -75,6 +76,10 @@ class MqttOutput(Connection):
         if self._aliases is not None and packet[0] >> 4 == _PUBLISH_TYPE:
             packet = self._aliases.applied(packet, self.max_packet_bytes)
         outgoing = self._outgoing
+        if not self._open and self._outgoing_bytes >= _FLUSH_BYTES:
+            # Answers to PUBRECs for what it cannot have got: nothing counts them for as long as the CONNACK waits.
+            self.close("overloaded", abort=True, mend="a client has to await its CONNACK before it answers messages")
+            return
         if not outgoing:
             self.listener.flush_soon(self)
         outgoing.append(packet)
@@ -126,7 +131,8 @@ class MqttOutput(Connection):
             return
         self._must_wait = False
         self._held += 1
-        self.listener.log.appended(1, len(out), _HeldAnswer(self), out, self.listener.durability)
+        size_bytes = len(out) + RECORD_OVERHEAD_BYTES
+        self.listener.log.appended(1, size_bytes, _HeldAnswer(self), out, self.listener.durability)
 
     def release(self, out: bytes) -> None:
         """The commit that `out` waited for is durable."""

@@ -36,7 +36,8 @@ from ingest.broker.authorizer import ConfiguredRefusals
 from ingest.broker.broker import Broker
 from ingest.limits import Admission, FileShare, allow_files, files_wanted, share_files
 from ingest.listener import Listener
-from ingest.mqtt import MqttListener
+from ingest.mqtt.connection import MqttConnection
+from ingest.mqtt.listener import MqttListener
 from ingest.routing import Router
 from ingest.session_list import SessionList
 from ingest.sessions import EVENTS_TOPIC, Sessions
@@ -94,7 +95,7 @@ class Edge:
             open_reader=lambda: FileLogReader(settings.data_dir),
         )
         self._session_list = SessionList(self._sessions, self._broker)
-        self._mqtt = MqttListener(settings.mqtt, log, self._broker, self._sessions, admission=admission)
+        self._mqtt = MqttListener(settings.mqtt, log, self._broker, self._sessions, MqttConnection, admission=admission)
         self._tcp = TcpListener(settings.tcp, log, self._sessions, admission=admission)
         self._listeners: dict[str, Listener] = {"mqtt": self._mqtt, "tcp": self._tcp}
         self._roller = Roller(log, settings.retention, SystemClock())

@@ -46,11 +46,11 @@ def _kept(figures: BrokerFigures) -> Iterator[Metric]:
 def _waiting(figures: BrokerFigures) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "headrace_mqtt_queued_messages",
-        "Messages that wait for clients that are away or behind, as of the last five seconds.",
+        "Messages that wait for clients that are away or behind, as last counted.",
         value=figures.queued_messages,
     )
     yield GaugeMetricFamily(
-        "headrace_mqtt_queued_bytes", "What their places take, as of the last five seconds.", value=figures.queued_bytes
+        "headrace_mqtt_queued_bytes", "What their places take, as last counted.", value=figures.queued_bytes
     )
 
 

@@ -2,7 +2,8 @@
 
 What outlives a connection stands in state tables of the log (docs/formats.md), changed in the same commit as the
 records it belongs to; what an answer promises is durable before the answer goes out, since answers wait for that
-commit (`ingest.mqtt`). The tables are read once, at the start; from then on everything is decided from memory, at once.
+commit (`ingest.mqtt.output`). The tables are read once, at the start; from then on everything is decided from memory,
+at once.
 
 Data flows one way: connections call in here; `FanOut` and `Sender` write to connections; nothing waits for anything
 but a commit.

@@ -10,7 +10,7 @@ from wire.mqtt.reasons import PacketType
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerFigures:
-    """How much there is now. `queued_*`: what waits for clients, places of messages, as of the last five seconds."""
+    """How much there is now. `queued_*`: what waits for clients, places of messages, as last counted."""
 
     connected: int
     away: int

@@ -1,15 +1,6 @@
 """The delivery queue of one session: what has to go to a client at QoS 1 and 2, and how far each of it has come.
 
-Every message has a sequence number, `seq`, one more than the message before. Three of them divide the queue:
-
-    head <= sent <= next      below head: complete.   head..sent: in flight.   sent..next: to be sent
-
-**packet id = seq % 65535 + 1.** So a message keeps its id when it is sent again, after a kill too, with nothing stored
-for it [MQTT-4.4.0-1, MQTT5-4.4.0-1]. Two messages in flight never share an id, since no message is sent that is 65,535
-or more ahead of the oldest one that could come back after a kill.
-
-A QoS 1 message is complete with its PUBACK. A QoS 2 message is *released* with its PUBREC and complete with its
-PUBCOMP; from the PUBREC on it is never sent as a PUBLISH again, only its PUBREL is [MQTT-4.3.3-1, MQTT5-4.3.3-6].
+Sequence numbers, packet identifiers and what the client answers are in `exchanges`.
 
 **Durable queues** (of sessions that outlive their connection) keep two kinds of rows: chunks of places (`chunk`), and
 one row for each message that was released (`released`). A row of the second kind stays until the chunk's row goes,
@@ -30,19 +21,14 @@ from `append` until their message is complete, so shared messages of a session t
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from enum import Enum
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from ingest.broker.chunk import Chunk, Kind
+from ingest.broker.exchanges import AWAITS_PUBACK, AWAITS_PUBCOMP, PACKET_IDS, Exchanges, Received
 from ingest.broker.places import Places, QueueFullError, QueueLimits
-from ingest.broker.released import ReleasedMessages
 from ingest.broker.rows import QUEUES, Row, seq_key
 
-__all__ = ["DeliveryQueue", "Item", "Kind", "QueueFullError", "QueueLimits", "Received"]
-PACKET_IDS: Final = 65_535  # 1 to 65,535 [MQTT-2.3.1-1, MQTT5-2.2.1-3]
-_AWAITS_PUBACK: Final = 1  # in flight at QoS 1
-_AWAITS_PUBREC: Final = 2  # in flight at QoS 2
-_AWAITS_PUBCOMP: Final = 3
+__all__ = ["PACKET_IDS", "DeliveryQueue", "Item", "Kind", "QueueFullError", "QueueLimits", "Received"]
 
 
 class Item(NamedTuple):
@@ -59,35 +45,19 @@ class Item(NamedTuple):
     again: bool
 
 
-class Received(Enum):
-    """What a PUBREC calls for."""
-
-    UNKNOWN = "unknown"  # nothing is in flight under that id (5.0: PUBREL with 0x92)
-    RELEASE = "release"  # send PUBREL now
-    AFTER_COMMIT = "after commit"  # `committed` will name the id
-    COMPLETE = "complete"  # the client refused the message: it is done with
-
-
-class DeliveryQueue:
+class DeliveryQueue(Exchanges):
     """Messages of QoS 1 and 2 for one session, in order. Not for more than one thread; reads no clock."""
 
     def __init__(
         self, client_id: str, *, durable: bool, receive_maximum: int = PACKET_IDS, limits: QueueLimits | None = None
     ) -> None:
+        super().__init__(client_id, durable=durable, receive_maximum=receive_maximum)
         limits = limits or QueueLimits()
-        self.client_id = client_id
-        self.durable = durable
-        self.receive_maximum = receive_maximum
         self._max_messages = limits.max_messages
         self._places = Places(client_id, limits.max_size_bytes)
-        self._head = self._sent = self._next = 0
-        self._again_until = 0  # what is below may have been sent on an earlier connection
-        self._flight: dict[int, int] = {}  # packet id -> what it awaits, of this connection
-        self._done: set[int] = set()  # complete, above head
-        self._released = ReleasedMessages(client_id)
         self._item: Item | None = None  # read, and not yet sent
         self._ready = self._taken_next = 0  # below: the place is durable
-        self._floor = self._taken_floor = 0  # first of what a kill may bring back
+        self._taken_floor = 0
 
     @classmethod
     def restore(
@@ -123,11 +93,6 @@ class DeliveryQueue:
         return self._next - self._head - len(self._done)
 
     @property
-    def in_flight(self) -> int:
-        """Messages sent on this connection, or released, that are not complete."""
-        return len(self._flight)
-
-    @property
     def size_bytes(self) -> int:
         """What the places take, without what Python adds."""
         return self._places.size_bytes
@@ -136,12 +101,6 @@ class DeliveryQueue:
     def caught_up(self) -> bool:
         """Whether everything that was appended was sent: the next message appended may be sent from memory."""
         return self._sent == self._next
-
-    @property
-    def window_open(self) -> bool:
-        """Whether another message may be sent [MQTT5-3.3.4-9]; the ids allow for 65,535 from the floor on."""
-        floor = self._floor if self.durable else self._head
-        return len(self._flight) < self.receive_maximum and self._sent - floor < PACKET_IDS
 
     @property
     def changed(self) -> bool:
@@ -237,47 +196,6 @@ class DeliveryQueue:
         if seq < self._again_until:
             self._pass_settled()
 
-    # ---- what the client says
-
-    def acknowledged(self, packet_id: int) -> bool:
-        """A PUBACK: the message is complete. False where no QoS 1 message is in flight under the id."""
-        if self._flight.get(packet_id) != _AWAITS_PUBACK:
-            return False
-        del self._flight[packet_id]
-        head = self._head
-        if not self._done and packet_id == head % PACKET_IDS + 1:
-            self._head = head + 1
-        else:
-            self._complete(self._seq_of(packet_id))
-        return True
-
-    def received(self, packet_id: int, *, refused: bool = False) -> Received:
-        """A PUBREC; `refused`: with a reason code of 0x80 or more (5.0), which completes the message."""
-        awaits = self._flight.get(packet_id)
-        if awaits not in (_AWAITS_PUBREC, _AWAITS_PUBCOMP):
-            return Received.UNKNOWN
-        seq = self._seq_of(packet_id)
-        if refused:
-            del self._flight[packet_id]
-            self._complete(seq)
-            if self.durable:
-                self._released.put(seq, complete=True)
-            return Received.COMPLETE
-        self._flight[packet_id] = _AWAITS_PUBCOMP
-        if not self.durable:
-            return Received.RELEASE
-        if awaits == _AWAITS_PUBREC:
-            self._released.put(seq, complete=False)
-        return Received.AFTER_COMMIT if self._released.awaits_commit(seq) else Received.RELEASE
-
-    def completed(self, packet_id: int) -> bool:
-        """A PUBCOMP: the message is complete. False where no message that was released is in flight under the id."""
-        if self._flight.get(packet_id) != _AWAITS_PUBCOMP:
-            return False
-        del self._flight[packet_id]
-        self._complete(self._seq_of(packet_id))
-        return True
-
     def reconnected(self, receive_maximum: int) -> Sequence[int]:
         """The client is back with its session: what is not complete is sent again. For durable queues only.
 
@@ -293,7 +211,7 @@ class DeliveryQueue:
         self._item = None
         head, done = self._head, self._done
         released = [seq for seq in sorted(self._released.seqs) if seq >= head and seq not in done]
-        self._flight = dict.fromkeys((seq % PACKET_IDS + 1 for seq in released), _AWAITS_PUBCOMP)
+        self._flight = dict.fromkeys((seq % PACKET_IDS + 1 for seq in released), AWAITS_PUBCOMP)
         self._sent = head
         self._pass_settled()
         return [seq % PACKET_IDS + 1 for seq in released if not self._released.awaits_commit(seq)]
@@ -318,7 +236,7 @@ class DeliveryQueue:
         self._ready = self._taken_next
         self._floor = self._taken_floor
         ids = [seq % PACKET_IDS + 1 for seq in self._released.committed()]
-        return [packet_id for packet_id in ids if self._flight.get(packet_id) == _AWAITS_PUBCOMP]
+        return [packet_id for packet_id in ids if self._flight.get(packet_id) == AWAITS_PUBCOMP]
 
     def clear(self) -> list[Row]:
         """Forget everything, because the session ends; returns the rows to remove."""
@@ -340,32 +258,10 @@ class DeliveryQueue:
         for seq, kind, place in self._places.items(self._head):
             if kind.group is None or seq in self._done or not isinstance(place, int):
                 continue
-            if kind.qos == _AWAITS_PUBACK or seq >= never_sent_from:
+            if kind.qos == AWAITS_PUBACK or seq >= never_sent_from:
                 yield kind, place
 
     # ---- within
-
-    def _seq_of(self, packet_id: int) -> int:
-        head = self._head
-        return head + (packet_id - 1 - head) % PACKET_IDS
-
-    def _complete(self, seq: int) -> None:
-        done = self._done
-        if seq != self._head:
-            done.add(seq)
-            return
-        seq += 1
-        while seq in done:
-            done.remove(seq)
-            seq += 1
-        self._head = seq
-
-    def _pass_settled(self) -> None:
-        """Go past what does not have to be sent again."""
-        sent, done, released = self._sent, self._done, self._released.seqs
-        while sent in done or sent in released:
-            sent += 1
-        self._sent = sent
 
     def _full(self) -> QueueFullError:
         return QueueFullError(

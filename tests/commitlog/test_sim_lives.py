@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.commitlog.sim.sim_lives import Breakage, Outcome, run_seed
+from tests.commitlog.sim.sim_lives import run_seed
+from tests.commitlog.sim.sim_outcome import Outcome
 from tests.commitlog.sim.sim_seeds import seeds
+from tests.commitlog.sim.sim_world import Breakage
 
 
 @pytest.mark.parametrize("seed", seeds())

@@ -22,7 +22,8 @@ from core.threads import SystemThreads
 from ingest.broker.authorizer import ConfiguredRefusals
 from ingest.broker.broker import Broker
 from ingest.limits import Admission
-from ingest.mqtt import MqttListener
+from ingest.mqtt.connection import MqttConnection
+from ingest.mqtt.listener import MqttListener
 from ingest.routing import Router
 from ingest.sessions import EVENTS_TOPIC, MAX_DEVICES, Sessions
 from ingest.settings import DEFAULT_ROUTES, MqttSettings, RouteSettings, TcpSettings
@@ -189,7 +190,7 @@ async def edge_box(
     refusals = ConfiguredRefusals(publish=mqtt_settings.refuse_publish, subscribe=mqtt_settings.refuse_subscribe)
     reading = SystemThreads().worker("catch-up", failures.append)
     broker = Broker(log, router, refusals, mqtt_settings, reading=reading, open_reader=lambda: FileLogReader(data_dir))
-    mqtt_listener = MqttListener(mqtt_settings, log, broker, sessions, admission=admission)
+    mqtt_listener = MqttListener(mqtt_settings, log, broker, sessions, MqttConnection, admission=admission)
     tcp_listener = TcpListener(tcp or TcpSettings(), log, sessions, admission=admission)
     box = EdgeBox(data_dir, log, storage, clock, sessions, broker, mqtt_listener, tcp_listener)
     box.failures = failures

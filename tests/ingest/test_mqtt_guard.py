@@ -12,7 +12,7 @@ from websockets.frames import Opcode
 
 from ingest.limits import allow_files
 from ingest.listener import _CLOSING_S, _SLICES
-from ingest.mqtt import MqttConnection
+from ingest.mqtt.connection import MqttConnection
 from ingest.settings import MqttSettings
 from tests.conftest import wait_until_async
 from tests.ingest.edge_box import Client, EdgeBox, edge_box

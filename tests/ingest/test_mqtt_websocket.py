@@ -9,7 +9,7 @@ import pytest
 from websockets.frames import Close, Opcode
 
 from ingest.listener import _CLOSING_S
-from ingest.mqtt import MqttConnection
+from ingest.mqtt.connection import MqttConnection
 from ingest.settings import MqttSettings
 from ingest.websocket import MAX_HANDSHAKE_BYTES, WebSocket
 from tests.conftest import wait_until_async

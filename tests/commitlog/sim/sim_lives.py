@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import math
 import random
 import secrets
-import zlib
 from collections import deque
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -26,49 +22,24 @@ import commitlog.space
 from commitlog.checkpoint import CHECKPOINT_NAME, read_checkpoint
 from commitlog.embedded import EmbeddedLog
 from commitlog.reader import FileLogReader
-from commitlog.replay import JOURNAL_NAME
 from commitlog.report import read_report
 from commitlog.storage import LOG_DIR, RUN_DIR, partition_dir_name
 from commitlog.watermarks import WatermarkWriter
 from core.errors import UnavailableError
 from tests.commitlog.log_support import Failures
 from tests.commitlog.sim.sim_check import check, check_files
-from tests.commitlog.sim.sim_disk import GO, CrashError, Fate, Loss, SimDisk, SimStorage, Stop
+from tests.commitlog.sim.sim_disk import CrashError, Loss, SimDisk, SimStorage
 from tests.commitlog.sim.sim_follow import Follower
+from tests.commitlog.sim.sim_gate import FaultGate
 from tests.commitlog.sim.sim_loop import SimLoop
 from tests.commitlog.sim.sim_model import Model, watch
+from tests.commitlog.sim.sim_outcome import Outcome
 from tests.commitlog.sim.sim_promises import WrongError, hold
 from tests.commitlog.sim.sim_use import Client
 from tests.commitlog.sim.sim_world import START_BYTES, TOPICS, Breakage, SimBell, SimClock, some_levels, some_settings
 
 LIVES = 4
 MAX_OPENS = 6  # recovery may die or fail that often in a row before the disk is left in peace
-FAULTS = (errno.EIO, errno.ENOSPC)
-CAN_BE_FULL = frozenset({"write", "create", "make_dir", "rename", "allocate"})
-
-
-@dataclass
-class Outcome:
-    """What a seed went through: for the summary, and to see that two runs were the same."""
-
-    trace: int = 0
-    calls: int = 0
-    deaths: int = 0
-    deaths_in_recovery: int = 0
-    power_cuts: int = 0
-    failures: int = 0
-    records: int = 0
-    windows: int = 0
-    checkpoints: int = 0
-    replayed: int = 0
-    refused: int = 0
-    resent: int = 0
-    deletions: int = 0
-    full_disks: int = 0
-    starts_on_full: int = 0
-    lost: int = 0
-    followed: int = 0
-    checkpoints_lost: int = 0
 
 
 class Simulation:
@@ -87,17 +58,13 @@ class Simulation:
         self._settings = some_settings(self.rng, self._levels)
         self.model.weak = self._levels.weak
         self.model.passed_over = self._settings.unsynced_records
-        self.disk.capacity = self._capacity
         self._loop = SimLoop(self.rng)
         self.bell = SimBell()
-        self._crash_in = self._fault_in = self._full_in = 0  # calls until then; 0: never
-        self._full_until_s, self._full_bytes = 0.0, 0
         self._ever_opened = False
         self._follower = Follower(data_dir, self.disk, self.clock, self.rng, self.model)
-        self._slow = 0.0
-        self._dies_syncing: str | None = None  # the sync of which file is the last call; empty: of any
-        self._faulted = False
         self._maps: list[WatermarkWriter] = []
+        self._gate = FaultGate(data_dir, self.disk, self._loop, self.rng, breakage, self.outcome, self.recent)
+        self.disk.capacity = self._gate.capacity
 
     def run(self) -> Outcome:
         for life in range(LIVES + 1):
@@ -121,61 +88,6 @@ class Simulation:
             marks._map.close()
         self._maps.clear()
 
-    # -- the gate of the log's own process
-
-    def gate(self, operation: str, path: Path) -> Fate:
-        """In front of each call: others may run, time may pass, and this may be the call that fails or the last."""
-        self.outcome.calls += 1
-        note = f"{self._loop.now_s:.6f} {operation} {str(path)[len(str(self.data_dir)) + 1 :]}"
-        self.recent.append(note)
-        self.outcome.trace = zlib.crc32(note.encode(), self.outcome.trace)
-        if self.rng.random() < (0.7 if operation == "sync" else 0.2):
-            self._loop.threads.pause(self._delay_s(operation))
-        if self._full_in:
-            self._full_in -= 1
-            if not self._full_in:
-                self._fill()
-        if self._crash_in:
-            self._crash_in -= 1
-            if not self._crash_in and not self._may_die_at(operation, path):
-                self._crash_in = 1
-            elif not self._crash_in:
-                return Fate(stop=self.rng.choice(list(Stop)))
-        if self._fault_in:
-            self._fault_in -= 1
-            if not self._fault_in:
-                error = self.rng.choice(FAULTS)
-                if error == errno.EIO or operation in CAN_BE_FULL:
-                    self._faulted = True
-                    return Fate(error=error)
-                self._fault_in = 1  # a full disk shows at the next call that needs space
-        return GO
-
-    def _may_die_at(self, operation: str, path: Path) -> bool:
-        wanted = self._dies_syncing
-        return wanted is None or (operation == "sync" and wanted in ("", path.name))
-
-    def _fill(self) -> None:
-        """Others fill the disk, all of it or nearly, for a while; a box with a full disk is soon restarted."""
-        self._full_bytes = self.disk.used() + self.rng.choice((0, 300, 3_000))
-        self._full_until_s = self._loop.now_s + self.rng.choice((0.3, 3.0, 30.0))
-        self.outcome.full_disks += 1
-        self.recent.append(f"-- the disk is full until {self._full_until_s:.3f}")
-        if self._crash_in and self.rng.random() < 0.5:
-            self._crash_in = self.rng.randint(1, 100)
-
-    def _capacity(self) -> float:
-        return self._full_bytes if self._is_full() else math.inf
-
-    def _is_full(self) -> bool:
-        return self._loop.now_s < self._full_until_s
-
-    def _delay_s(self, operation: str) -> float:
-        """Mostly the time of a flash disk; a slow one stalls now and then."""
-        if self.rng.random() < self._slow:
-            return self.rng.uniform(0.01, 0.3)
-        return self.rng.choice((0.0, 0.0005, 0.003)) if operation == "sync" else 0.0
-
     # -- one life
 
     def _live(self, *, last: bool) -> None:
@@ -188,8 +100,10 @@ class Simulation:
                 if self._opened:
                     return
             except OSError:
-                first = self._is_full() and not self._ever_opened
-                hold((self._faulted or first) and not self._opened, "only a failing disk keeps the log from opening")
+                first = self._gate.is_full() and not self._ever_opened
+                hold(
+                    (self._gate.faulted or first) and not self._opened, "only a failing disk keeps the log from opening"
+                )
             else:
                 return
             self.outcome.deaths_in_recovery += 1
@@ -200,26 +114,15 @@ class Simulation:
         self._loop.discard()
         self.unmap()
         self._loop = SimLoop(self.rng, self._loop.now_s + 1)
-        self.clock.loop = self._loop
+        self.clock.loop = self._gate.loop = self._loop
         self.bell = SimBell()
-        self._opened = self._faulted = self._following = False
+        self._opened = self._following = False
         if peaceful and not self._ever_opened:
-            self._full_until_s = 0.0  # only the very first start asks for the room that it needs
-        self.outcome.starts_on_full += self._is_full()
+            self._gate.make_room()  # only the very first start asks for the room that it needs
+        self.outcome.starts_on_full += self._gate.is_full()
         self._follower.begin(self._loop.threads)
-        self._crash_in = self._fault_in = self._full_in = 0
-        self._dies_syncing = self.rng.choice((None, None, None, "", JOURNAL_NAME))
-        if self._breakage.dies_syncing is not None:
-            self._dies_syncing = self._breakage.dies_syncing
-        self._slow = self.rng.choice((0.0, 0.0, 0.05)) if self._breakage.slow is None else self._breakage.slow
-        if not peaceful and self.rng.random() < 0.85:
-            early = self.rng.random() < 0.25  # in the midst of recovery
-            self._crash_in = self.rng.randint(1, 100) if early else int(2 ** self.rng.uniform(6, 11))
-        if not peaceful and self.rng.random() < 0.25:
-            self._fault_in = int(2 ** self.rng.uniform(3, 10))
-        if not peaceful and self.rng.random() < 0.15:
-            self._full_in = int(2 ** self.rng.uniform(3, 10))
-        self.storage = self._breakage.storage_class(self.disk, self.rng, self.gate)
+        self._gate.arm(peaceful=peaceful)
+        self.storage = self._breakage.storage_class(self.disk, self.rng, self._gate)
         self.recent.append("-- a process starts")
 
     def _die(self, *, calm: bool) -> None:
@@ -271,7 +174,7 @@ class Simulation:
             await self._work(log, reader, failures)
         hold(not self._loop.troubles, "no callback fails", self._loop.troubles)
         hold(len(failures) <= 1, "a failing log says so once", failures)
-        hold(self._faulted or not failures, "a log fails only with its disk", failures)
+        hold(self._gate.faulted or not failures, "a log fails only with its disk", failures)
         self.outcome.failures += len(failures)
         if self.rng.random() < 0.4:
             await log.close()

@@ -71,6 +71,7 @@ _MAX_PLACE_BYTES: Final = 8  # of a queued message: two to four are usual
 _RECEIVED_ROW_BYTES: Final = 40
 _BOUND_EVERY: Final = 5  # ticks between two looks at what all queues take: it goes through all that hold anything
 _SPARE_EXPIRIES: Final = 64
+_PIECE_BYTES: Final = 256 << 10  # of rows that change together; far below what a commit of the smallest journal takes
 _GRANTED: Final = (ReasonCode.GRANTED_QOS_0, ReasonCode.GRANTED_QOS_1, ReasonCode.GRANTED_QOS_2)
 
 
@@ -206,7 +207,7 @@ class Broker:
             if session is not None and session.connection is None and session.expires_ms() == due_ms:
                 self.counters.sessions_expired += 1
                 self.end_session(session)
-        self._change([(RETAINED, topic, None) for topic in self.retained.sweep(now_ms)])
+        self._change([(RETAINED, topic, None) for topic in self._retaining.sweep(now_ms)])
         self._ticks += 1
         if self._ticks % _BOUND_EVERY == 0:
             self._bound_queues()
@@ -312,6 +313,8 @@ class Broker:
         self.roster.remove(session.number)
         self.fan_out.waiting.pop(session, None)
         changes: list[Row] = []
+        if session.durable:  # first: should only a part of them become durable, the next start removes the others
+            changes.append((SESSIONS, session.client_id, None))
         for subscription in self.tree.remove_all(session.client_id):
             if session.durable:
                 changes.append((SUBSCRIPTIONS, subscription_key(session.client_id, subscription.full_filter), None))
@@ -321,7 +324,6 @@ class Broker:
         if session.durable:
             received = session.received_ids or ()
             changes += ((RECEIVED, received_key(session.client_id, number), None) for number in received)
-            changes.append((SESSIONS, session.client_id, None))
         self._change(changes)
 
     # -- SUBSCRIBE and UNSUBSCRIBE
@@ -566,13 +568,24 @@ class Broker:
         self.end_session(session)
 
     def _change(self, changes: Sequence[Row]) -> None:
-        """Put rows into the open commit."""
-        if changes:
-            size_bytes = [row_bytes(row) for row in changes]
-            with self._log.whole(0, 0, sum(size_bytes)):
-                for row in changes:
-                    self._log.change_reserved(row)
-            self._log.appended(1, sum(size_bytes))
+        """Put rows into the open commit. More than a commit takes go in pieces, in their order."""
+        piece: list[Row] = []
+        size_bytes = 0
+        for row in changes:
+            row_size_bytes = row_bytes(row)
+            if piece and size_bytes + row_size_bytes > _PIECE_BYTES:
+                self._change_at_once(piece, size_bytes)
+                piece, size_bytes = [], 0
+            piece.append(row)
+            size_bytes += row_size_bytes
+        if piece:
+            self._change_at_once(piece, size_bytes)
+
+    def _change_at_once(self, changes: Sequence[Row], size_bytes: int) -> None:
+        with self._log.whole(0, 0, size_bytes):
+            for row in changes:
+                self._log.change_reserved(row)
+        self._log.appended(1, size_bytes)
 
 
 def _rows(row: Row | None) -> list[Row]:

@@ -206,6 +206,12 @@ class Publication:
         )
         return session, frame, kind
 
+    def frame_for(self, session: MqttSession, frame: Frame) -> Frame:
+        """The same packet in the version that the session has now."""
+        keys = [key for key, known in self._frames.items() if known is frame]
+        _, qos, retain, identifiers = keys[0]
+        return self.frame(session.level, qos, retain, identifiers)
+
     def frame(self, level: int, qos: int, retain: bool, identifiers: tuple[int, ...]) -> Frame:
         """The packet for subscribers of one kind."""
         key = (level, qos, retain, identifiers)

@@ -143,6 +143,7 @@ class FanOut:
         except QueueFullError:
             self._overflowed(session)
             return
+        self.waiting[session] = None
         if session.durable:
             self._enqueued[session] = None
             self._log.appended(1, ROW_BYTES)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,12 @@ from ingest.broker import catch_up, fan_out
 from ingest.broker.queue import QueueLimits
 from ingest.broker.recent import Recent
 from ingest.broker.rows import QUEUES, subscription_row
+from ingest.broker.session import MqttSession
 from ingest.broker.state import RECEIVED, SESSIONS, received_key, restore_sessions
 from ingest.broker.subscriptions import Subscription
 from ingest.settings import MqttSettings
 from tests.conftest import wait_until_async
-from tests.ingest.broker_client import MqttClient, payloads
+from tests.ingest.broker_client import MqttClient
 from tests.ingest.edge_box import FAST_LOG, EdgeBox, edge_box
 from tests.ingest.test_broker_sessions import vanish
 from tests.ingest.test_broker_slow import LARGER_LOG, flood, numbers
@@ -251,10 +254,15 @@ async def test_who_waits_longest_for_its_pubrel_is_first(tmp_path: Path, monkeyp
         waiting = box.broker.fan_out._touched
         for name, client in clients.items():
             client.answer(found[name])
-            await wait_until_async(lambda name=name: box.broker.sessions[name] in waiting)  # type: ignore[misc]
+            await wait_until_async(partial(waiting.__contains__, box.broker.sessions[name]))
         order: list[str] = []
         released = box.broker.fan_out._released
-        box.broker.fan_out._released = lambda session, ids: (order.append(session.client_id), released(session, ids))[1]
+
+        def note(session: MqttSession, packet_ids: Sequence[int]) -> None:
+            order.append(session.client_id)
+            released(session, packet_ids)
+
+        box.broker.fan_out._released = note
         box.storage.gate.set()
         for client in clients.values():
             await client.take(PubRel)
@@ -286,3 +294,23 @@ async def test_sweeping_long_topics_fits_the_journal(tmp_path: Path) -> None:
         await box.log.drain()
         assert not box.failures
         assert not box.log.rows_now("mqtt.retained")
+
+
+async def test_what_messages_were_published_as_counts_in_what_is_kept_of_them(tmp_path: Path) -> None:
+    """Each has a user property of its own, which is larger than its payload."""
+    async with edge_box(tmp_path) as box:
+        box.broker.fan_out.recent = recent = Recent(100_000)
+        slow = await MqttClient.open(box, "slow", receive_maximum=1)
+        await slow.subscribe("#", qos=1)
+        other = await MqttClient.open(box, "other")
+        for number in range(50):
+            await other.publish(TOPIC, b"1", user=(("trace", f"{number:04}" * 500),))
+        assert 5 < len(recent) < 20
+        for number in range(50):
+            message = await slow.message()
+            assert message.properties.user_properties == (("trace", f"{number:04}" * 500),)
+        for _ in range(50):
+            await other.publish(TOPIC, b"1")
+        assert len(recent) > 50
+        recent.clear()
+        assert recent.size_bytes == 0

@@ -75,6 +75,8 @@ class GroupCommit:
         self.congested = False
         self._settings = settings
         self._interval_s = settings.commit_interval_ms / 1000
+        self._enough_records, self._enough_bytes = settings.commit_records, settings.commit_bytes
+        self._most_pending_bytes = settings.pending_bytes
         self._stats = stats
         self._take = take
         self._write = write
@@ -128,9 +130,13 @@ class GroupCommit:
             self._timer = self._loop.call_later(self._interval_s, self._timed_out)
         self._pending_records += count
         self._pending_bytes += size_bytes
-        if self._pending_bytes >= self._settings.pending_bytes:
+        if self._pending_bytes >= self._most_pending_bytes:
             self.congested = True
-        if self._flying is None and not self._soon and self._enough():
+        if (
+            self._flying is None
+            and not self._soon
+            and (self._pending_records >= self._enough_records or self._pending_bytes >= self._enough_bytes)
+        ):
             # Not at once: everybody whose data arrived in this turn of the loop shares the sync.
             self._soon = True
             self._loop.call_soon(self.start)
@@ -233,9 +239,7 @@ class GroupCommit:
             self._asked = Durability.OS
 
     def _enough(self) -> bool:
-        return (
-            self._pending_records >= self._settings.commit_records or self._pending_bytes >= self._settings.commit_bytes
-        )
+        return self._pending_records >= self._enough_records or self._pending_bytes >= self._enough_bytes
 
     def _timed_out(self) -> None:
         self._timer = None

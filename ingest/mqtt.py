@@ -23,7 +23,8 @@ from typing import Any, Final
 
 from commitlog.base import Appender, Header
 from ingest.broker.authorizer import Client
-from ingest.broker.broker import Broker, RefusedError, assigned_client_id
+from ingest.broker.broker import Broker
+from ingest.broker.opening import RefusedError, assigned_client_id
 from ingest.broker.queue import PACKET_IDS
 from ingest.broker.session import UNLIMITED_PACKET_BYTES, MqttSession
 from ingest.limits import MAX_TOPIC_MEMORY_BYTES, RECORD_OVERHEAD_BYTES, Admission
@@ -105,6 +106,7 @@ class MqttListener(Listener):
         )
         self.settings = settings
         self.broker = broker
+        self.tree = broker.tree
         self.max_topic_memory_bytes = max_topic_memory_bytes
         self.topic_memory_bytes = 0
         self._loop = asyncio.get_running_loop()
@@ -172,11 +174,10 @@ class MqttConnection(Connection):
         "_open",
         "_outgoing",
         "_outgoing_bytes",
-        "_quota",
+        "_published",
         "_said",
         "_session",
         "_silent_s",
-        "_surplus_bytes",
         "_topic_memory_bytes",
         "_topics",
         "_unanswered",
@@ -207,10 +208,9 @@ class MqttConnection(Connection):
         self._silent_s = 0
         self._unfinished: object | None = None
         self._unfinished_s = 0
-        self._surplus_bytes = 0
         self._topics = self._topic_memory_bytes = 0
         self._limit_s: float = settings.connect_timeout_s
-        self._quota = settings.max_publish_rate
+        self._published = 0
         self._outgoing: list[bytes] = []
         self._outgoing_bytes = 0
         self.can_take = False
@@ -228,56 +228,71 @@ class MqttConnection(Connection):
         """See `Connection.opened`: nothing happens before CONNECT."""
 
     def take(self, data: bytes) -> None:
-        """See `Connection.take`. The hot path."""
+        """See `Connection.take`. The hot path: nearly every chunk holds publishes and nothing else."""
         self.heard = True
         listener = self.listener
         core = self._core
         log = listener.log
-        if self._generation != listener.broker.tree.generation:
-            self._generation = listener.broker.tree.generation
+        if self._generation != listener.tree.generation:
+            self._generation = listener.tree.generation
             self._forget_topics()
-        error: ProtocolError | None = None
         try:
             core.receive(data, log.now_ms())
-        except ProtocolError as broken:
-            error = broken
+        except ProtocolError as error:
+            self._take_unusual(core)
+            self._protocol_error(error)
+            return
+        if core.unusual:
+            self._take_unusual(core)
+            return
+        taken = core.taken
+        if not taken:
+            return
+        size_bytes = core.size_bytes
+        counters = listener.counters
+        counters.records += taken
+        counters.size_bytes += size_bytes
+        self._published += taken
+        size_bytes += taken * RECORD_OVERHEAD_BYTES
+        acks = core.acks
+        if acks:
+            if self._unanswered is not None:
+                self._unanswered.append(core.acked_ids)
+            log.appended(taken, size_bytes, self, acks, listener.durability)
+        else:
+            log.appended(taken, size_bytes, None, None, listener.durability)
+
+    def _take_unusual(self, core: ServerConnection) -> None:
+        """A chunk with more in it than publishes: answers, events, QoS 2, the end."""
         if core.released:
             self._note_released(core)
         out = bytes(core.out) if core.out else b""
         if out and not self._open:
             self._answer(out)  # before acknowledgements: it begins with a CONNACK, or one waits already
             out = b""
-        taken = core.taken
-        if taken:
-            size_bytes = core.size_bytes
-            counters = listener.counters
-            counters.records += taken
-            counters.size_bytes += size_bytes
-            size_bytes += taken * RECORD_OVERHEAD_BYTES
-            if self._surplus_bytes:
-                size_bytes += self._surplus_bytes
-                self._surplus_bytes = 0
-            self._quota -= taken
-            if core.acks:
-                log.appended(taken, size_bytes, self, core.acks, listener.durability)
-            else:
-                log.appended(taken, size_bytes, None, None, listener.durability)
-        elif core.acks:
-            log.appended(1, len(core.acks), self, core.acks, listener.durability)
-        if self._unanswered is not None and core.acks:
-            self._unanswered.append(core.acked_ids)
+        listener = self.listener
+        listener.counters.records += core.taken
+        listener.counters.size_bytes += core.size_bytes
+        self._published += core.taken
+        if core.acks:
+            if self._unanswered is not None:
+                self._unanswered.append(core.acked_ids)
+            size_bytes = core.size_bytes + core.taken * RECORD_OVERHEAD_BYTES + len(core.acks)
+            listener.log.appended(max(1, core.taken), size_bytes, self, core.acks, listener.durability)
+        elif core.taken:
+            size_bytes = core.size_bytes + core.taken * RECORD_OVERHEAD_BYTES
+            listener.log.appended(core.taken, size_bytes, None, None, listener.durability)
         if out:
             self._answer(out)
         if core.events or core.pubacks:
             self._note(core)
-        if error is not None:
-            self._protocol_error(error)
-        elif self._quota < 0:
-            self._over_quota()
 
     def tick(self) -> None:
         """See `Connection.tick`: time to CONNECT, then keep-alive [MQTT-3.1.2-24] [MQTT5-3.1.2-22]."""
-        self._quota = self.listener.settings.max_publish_rate
+        published, self._published = self._published, 0
+        if published > self.listener.settings.max_publish_rate:
+            self._over_quota()
+            return
         if self._dawdles():
             self._say(ReasonCode.QUOTA_EXCEEDED)
             self.close("slow packet", abort=True, mend="mqtt.packet_timeout: smaller payloads, or a faster link")
@@ -397,7 +412,7 @@ class MqttConnection(Connection):
         client_id = connect.client_id or assigned_client_id()
         try:
             self._check_lengths(connect)
-            opened = broker.connect(connect, client_id, self.peer, self)
+            opened = broker.opening.connect(connect, client_id, self.peer, self)
         except RefusedError as refused:
             return ConnAck(
                 reason_code=refused.reason_code, properties=ConnAckProperties(reason_string=refused.what[:1000])
@@ -489,7 +504,7 @@ class MqttConnection(Connection):
         self._remember_topic(topic, to.surplus_bytes)
         append: Append = to.append
         if flags & FLAG_QOS_2 and self._mqtt is not None and self._mqtt.durable:
-            append = listener.broker.received_target(self._mqtt, self._stored_last, append)
+            append = listener.broker.receiving.target(self._mqtt, self._stored_last, append)
         if to.surplus_bytes > RECORD_OVERHEAD_BYTES:
             append = self._with_surplus(append, to.surplus_bytes)
         return append, to.key, to.headers
@@ -501,14 +516,14 @@ class MqttConnection(Connection):
         assert client is not None
         self._must_wait = self._must_wait or session.durable
         self._forget_topics()  # what it publishes behind this, in the same chunk, may come to itself
-        return self.listener.broker.subscribe(session, client, subscribe)
+        return self.listener.broker.subscribing.subscribe(session, client, subscribe)
 
     def unsubscribe(self, unsubscribe: Unsubscribe) -> Sequence[ReasonCode]:
         """See `Decisions.unsubscribe`."""
         session = self._mqtt
         assert session is not None
         self._must_wait = self._must_wait or session.durable
-        reasons = self.listener.broker.unsubscribe(session, unsubscribe)
+        reasons = self.listener.broker.subscribing.unsubscribe(session, unsubscribe)
         if session.level == LEVEL_5:  # 3.1.1 does not send them
             for reason in reasons:
                 self._count_reason(PacketType.UNSUBACK, reason)
@@ -517,8 +532,10 @@ class MqttConnection(Connection):
     def _with_surplus(self, append: Append, surplus_bytes: int) -> Append:
         """For long keys: a record then takes much more than its packet, which has to count for the log's limits."""
 
+        log = self.listener.log
+
         def counted(timestamp_ms: int, key: bytes | None, value: bytes | None, headers: list[Header], /) -> int:
-            self._surplus_bytes += surplus_bytes
+            log.appended(0, surplus_bytes)
             return append(timestamp_ms, key, value, headers)
 
         return counted
@@ -575,7 +592,7 @@ class MqttConnection(Connection):
             return
         self._open = True
         self.flush()
-        self.listener.broker.opened(session)
+        self.listener.broker.opening.opened(session)
         self._send_on()
 
     def _send_on(self) -> None:
@@ -591,7 +608,7 @@ class MqttConnection(Connection):
         if session is not None:
             taken_again = core.received_ids or ()  # by a client that does not wait for answers: its row stays
             released = [packet_id for packet_id in core.released if packet_id not in taken_again]
-            self.listener.broker.note_released(session, released)
+            self.listener.broker.receiving.released(session, released)
 
     def _stored_last(self) -> int:
         return self._core.stored[-1]
@@ -639,7 +656,7 @@ class MqttConnection(Connection):
             self._leave(with_will=True)
             self.close(ProtocolError.reason)
             return
-        self.listener.broker.disconnect(session, disconnect)
+        self.listener.broker.ending.disconnect(session, disconnect)
         # [MQTT-3.14.4-3] [MQTT5-3.14.4-3]: discarded, unless the client asks for it (0x04) or ends for another reason.
         self._leave(with_will=disconnect.reason_code is not ReasonCode.NORMAL_DISCONNECTION)
         self.reason = "disconnected"
@@ -657,7 +674,7 @@ class MqttConnection(Connection):
                 reasons = self.listener.broker.counters.reasons
                 reasons[PacketType.PUBCOMP, not_found] += self._core.unknown_releases
             session.received_ids = self._core.received_ids
-            self.listener.broker.closed(session, self, with_will=with_will)
+            self.listener.broker.ending.closed(session, self, with_will=with_will)
 
     def _say(self, reason_code: ReasonCode) -> None:
         """5.0 clients are told why the connection ends, once, and if they have their CONNACK [MQTT5-3.14.0-1]."""

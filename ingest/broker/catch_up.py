@@ -25,7 +25,8 @@ from core.logs import LimitedLog
 from core.threads import Worker
 from ingest.broker.session import MqttSession
 
-SLICE_S: Final = 0.002  # of the loop's time at a stretch: everybody's acknowledgements wait that long at most
+SLICE_S: Final = 0.001  # of the loop's time at a stretch: everybody's acknowledgements wait that long at most
+PAUSE_S: Final = 0.002  # before the next one: at most a third of the loop's time goes to those who catch up
 MAX_READING: Final = 16  # sessions that hold slices at once, some 2 MB each with eight partitions
 _SLICE_BYTES: Final = 64 << 10  # as stored; about one batch
 _TURN_ITEMS: Final = 20_000  # after so many messages a session lets others have its slices

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from commitlog.base import Record
-from ingest.broker.catch_up import Budget, CatchUp, GoneError
+from ingest.broker.catch_up import PAUSE_S, Budget, CatchUp, GoneError
 from ingest.broker.chunk import Kind
 from ingest.broker.counters import BrokerCounters
 from ingest.broker.fan_out import FanOut
@@ -69,6 +69,12 @@ class Sender:
             self._pumping[session] = None
             self._loop.call_soon(self._pump_soon, session)
 
+    def _after_a_pause(self, session: MqttSession) -> None:
+        """Pump on when others have had their turn."""
+        if session not in self._pumping:
+            self._pumping[session] = None
+            self._loop.call_later(PAUSE_S, self._pump_soon, session)
+
     def _pump_soon(self, session: MqttSession) -> None:
         self._pumping.pop(session, None)
         self.pump(session)
@@ -100,7 +106,7 @@ class Sender:
             if not self._send(session, connection, queue, item):
                 break
             if budget.spent:
-                self.soon(session)
+                self._after_a_pause(session)
                 break
         if queue.changed:
             self._fan_out.touch(session)

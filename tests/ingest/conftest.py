@@ -1,4 +1,4 @@
-"""The edge's tests run in memory where there is one: they ask what waits for a sync, not how long a disk takes for it."""
+"""The edge's tests run in memory where there is one: they ask what waits for a sync, not how long a disk takes."""
 
 from __future__ import annotations
 

@@ -33,9 +33,9 @@ def subscribers(box: EdgeBox, first: int, last: int) -> None:
     wanted = Subscribe(packet_id=1, subscriptions=(TopicSubscription(filter="devices/#", qos=1),))
     for number in range(first, last):
         connect = Connect(client_id=f"subscriber {number}", clean_session=False)
-        opened = broker.connect(connect, connect.client_id, "here", Deaf())
+        opened = broker.opening.connect(connect, connect.client_id, "here", Deaf())
         who = authorizer.Client(client_id=connect.client_id, username=None, peer="here")
-        assert broker.subscribe(opened.session, who, wanted) == [ReasonCode.GRANTED_QOS_1]
+        assert broker.subscribing.subscribe(opened.session, who, wanted) == [ReasonCode.GRANTED_QOS_1]
 
 
 async def publisher(box: EdgeBox, will: Will | None = None) -> Client:

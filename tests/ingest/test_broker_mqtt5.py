@@ -334,7 +334,7 @@ async def test_a_queue_that_is_full_ends_the_session_and_says_so_0x97(tmp_path: 
 
 async def test_all_queues_together_are_bounded_by_ending_the_longest(tmp_path: Path) -> None:
     async with edge_box(tmp_path) as box:
-        box.broker._settings = box.broker._settings.model_copy(update={"max_queued_bytes": 300})
+        box.broker._backlog.max_size_bytes = 300
         for name, topic in (("long", "#"), ("short", "some")):
             client = await MqttClient.open(box, name, keep=True)
             await client.subscribe(topic, qos=1)
@@ -349,6 +349,23 @@ async def test_all_queues_together_are_bounded_by_ending_the_longest(tmp_path: P
             box.broker.tick()
         await wait_until_async(lambda: "long" not in box.broker.sessions)
         assert "short" in box.broker.sessions
+
+
+async def test_retained_messages_that_wait_count_as_well(tmp_path: Path) -> None:
+    async with edge_box(tmp_path) as box:
+        box.broker._settings = box.broker._settings.model_copy(update={"max_queued_bytes": 300})
+        other = await MqttClient.open(box, "other", 4)
+        for number in range(200):
+            other.put(Publish(topic=f"r/{number}", payload=b"1", qos=1, packet_id=number + 1, retain=True))
+        for _ in range(200):
+            await other.take(PubAck)
+        client = await MqttClient.open(box, "c", receive_maximum=1)
+        await client.subscribe("r/#", qos=1)
+        await wait_until_async(lambda: box.broker.sessions["c"].queue.count == 200)
+        for _ in range(5):
+            box.broker.tick()
+        await client.message(ack=False)
+        assert await client.told_goodbye() is ReasonCode.QUOTA_EXCEEDED
 
 
 @pytest.mark.parametrize("qos", [1, 2])

@@ -98,7 +98,7 @@ async def test_what_is_handed_over_is_read_though_it_stands_before_what_was_read
         await flood(box, 20, 100, first=20, chunk=10)
         await readable(box, 40)
         await staying.message(ack=False)
-        box.broker.end_session(box.broker.sessions["leaving"])  # twenty old ones behind some of forty new ones
+        box.broker.ending.end_session(box.broker.sessions["leaving"])  # twenty old ones behind some of forty new ones
         await flood(box, 1, 100, first=40, chunk=1)
         session = box.broker.sessions["staying"]
         await vanish(box, staying, "staying")

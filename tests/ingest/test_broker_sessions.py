@@ -366,7 +366,7 @@ async def test_what_waits_for_expiry_is_bounded_by_the_sessions_there_are(tmp_pa
             client = await MqttClient.open(box, "c", keep=True, will=Will(topic="w", payload=b"1"))
             await client.disconnect(ReasonCode.DISCONNECT_WITH_WILL_MESSAGE)
         await away(box, "c")
-        assert len(box.broker._expiring) < 150
+        assert len(box.broker._book._expiring) < 150
 
 
 # Names and keep-alive

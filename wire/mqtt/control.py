@@ -52,7 +52,7 @@ _UNLIMITED_BYTES: Final = MAX_REMAINING_LENGTH + 5  # the largest packet that th
 class ControlPackets:
     """State, answers and events of one connection; the base of ServerConnection, which adds the stream and PUBLISH.
 
-    `_unusual` is set by whatever the next chunk must not pass by: answers and events to put away, an incomplete
+    `unusual` is set by whatever the next chunk must not pass by: answers and events to put away, an incomplete
     packet, the end.
     """
 
@@ -62,7 +62,6 @@ class ControlPackets:
         "_max_answer_bytes",
         "_over",
         "_state",
-        "_unusual",
         "events",
         "level",
         "out",
@@ -70,10 +69,13 @@ class ControlPackets:
         "received_ids",
         "released",
         "unknown_releases",
+        "unusual",
     )
 
     level: int
     """The protocol level of the connection: 4 is 3.1.1, 5 is 5.0; 4 before CONNECT."""
+    unusual: bool
+    """The last chunk left something besides `acks`, `taken` and `size_bytes`, or an incomplete packet."""
     out: bytearray
     """Answers to the last chunk that need not wait for a commit of their own."""
     events: list[Event]
@@ -97,7 +99,7 @@ class ControlPackets:
         self._max_answer_bytes = _UNLIMITED_BYTES
         self._state = State.AWAITING_CONNECT
         self._over = False
-        self._unusual = False
+        self.unusual = False
         self.level = LEVEL_3_1_1
         self.out = bytearray()
         self.events = []
@@ -118,7 +120,7 @@ class ControlPackets:
 
     def _end(self, state: State) -> None:
         self._state = state
-        self._over = self._unusual = True
+        self._over = self.unusual = True
 
     def _say_why(self, error: ProtocolError) -> None:
         """5.0 tells the client before the connection closes [MQTT5-4.13.1-1]; 3.1.1 just closes [MQTT-4.8.0-1].
@@ -148,7 +150,7 @@ class ControlPackets:
         return packet_type, handler
 
     def _control(self, packet: bytes, body: int) -> None:
-        self._unusual = True  # whatever comes of it: an answer, an event, the end
+        self.unusual = True  # whatever comes of it: an answer, an event, the end
         _, handler = self._handler_for(packet[0])
         handler(self, packet, body)
 

@@ -54,6 +54,8 @@ def _no_target(timestamp_ms: int, key: bytes | None, value: bytes | None, header
 
 NOTHING_YET: Final[Last] = (-1, b"", 0, b"", 0, _no_target, None, [])
 _NO_TARGETS: Final[dict[int, dict[bytes, Target]]] = {}
+_NONE_RESOLVED: Final[dict[int, dict[bytes, Target]]] = {head: {} for head in _PUBLISH_HEADS}
+"""Stands for the targets of every connection that has published nothing yet: ten maps each would be a kilobyte."""
 
 
 class Publishes(ControlPackets):
@@ -114,6 +116,10 @@ class Publishes(ControlPackets):
         if self._topic_count >= self._max_topics:
             self.forget_topics()
         self._topic_count += 1
+        if self._targets is _NONE_RESOLVED:
+            self._targets = dict(_NONE_RESOLVED)
+        if self._targets[head] is _NONE_RESOLVED[head]:
+            self._targets[head] = {}
         self._targets[head][name] = target
 
     def _property_field(self, data: bytes, at: int, body: int, place: int, end: int) -> bytes:
@@ -171,11 +177,11 @@ class Publishes(ControlPackets):
         qos_2_ids: list[bytes],
     ) -> None:
         """Answer a refused publish in its turn with the reason; QoS 0 has no answer."""
+        self.unusual = True
         number = int.from_bytes(packet_id, "big")
         if head & FLAG_QOS_2 and number in (self.received_ids or ()):
             qos_2_ids.append(packet_id)  # it was taken before; a refusal would free an identifier that is in use
             return
-        self._unusual = True
         self.events.append(PublishRefused(topic=error.topic, reason_code=error.reason_code))
         if head & FLAG_QOS_1:
             answer = encode_packet(PubAck(packet_id=number, reason_code=error.reason_code), LEVEL_5)
@@ -186,17 +192,22 @@ class Publishes(ControlPackets):
 
     # -- QoS 2, and answers in their order
 
-    def _is_new(self, packet_id: bytes) -> bool:
-        """Note the identifier of a QoS 2 publish; False if it is noted already."""
+    def _is_new(self, packet_id: bytes, unanswered: int) -> bool:
+        """Note the identifier of a QoS 2 publish; False if it is noted already.
+
+        `unanswered` QoS 1 publishes came before it in this chunk.
+        """
+        self.unusual = True
         number = packet_id[0] << 8 | packet_id[1]
         ids = self.received_ids
         if ids is None:
             ids = self.received_ids = set()
         if number in ids:
             return False  # [MQTT-4.3.3-2] [MQTT5-4.3.3-10]: it is in the log
+        if self._max_in_flight:
+            self._bound_in_flight(unanswered + 1)
         ids.add(number)
         self.stored.append(number)
-        self._unusual = True
         return True
 
     def _not_stored(self) -> None:
@@ -222,13 +233,14 @@ class Publishes(ControlPackets):
         self._refusals = []
         return answers
 
-    def _bound_in_flight(self) -> None:
+    def _bound_in_flight(self, more: int = 0) -> None:
         """[MQTT5-3.3.4-7]: no more publishes may be unanswered than the client was told in the receive maximum.
 
-        Identifiers of an earlier connection do not count: each connection begins anew, section 4.9.
+        `more` are not counted yet. Identifiers of an earlier connection do not count: each connection begins anew,
+        section 4.9.
         """
         open_qos_2 = len(self.received_ids) - len(self._inherited_ids) if self.received_ids else 0
-        if self._in_flight + open_qos_2 > self._max_in_flight:
+        if self._in_flight + open_qos_2 + more > self._max_in_flight:
             raise ProtocolError(
                 "MQTT5-3.3.4-7",
                 f"more than {self._max_in_flight} publishes are unanswered",
@@ -238,7 +250,7 @@ class Publishes(ControlPackets):
     # -- the connection's terms
 
     def _accepted(self, connack: ConnAck) -> None:
-        self._targets = {head: {} for head in _PUBLISH_HEADS}
+        self._targets = _NONE_RESOLVED
         if self.level == LEVEL_5:
             self._inherited_ids = set(self.received_ids or ())
             self._max_in_flight = connack.properties.receive_maximum or 0xFFFF

@@ -22,8 +22,8 @@ Rules
     and `acks`, `taken` and `size_bytes` count them. What `resolve` gave is used until `forget_topics`, which takes
     effect with the next chunk, or behind the packet whose decision calls it.
 
-    The one exception is 5.0's receive maximum, which is looked at after each chunk: what is unanswered depends on when
-    commits end, and a chunk is no larger than what a socket gives at once.
+    The one exception is 5.0's receive maximum, which for QoS 1 is looked at after each chunk (and before a PUBREL makes
+    room): what is unanswered depends on when commits end, and a chunk is no larger than what a socket gives at once.
 
 What it does not do: time limits (connect, keep alive [MQTT-3.1.2-24]), taking over a client id [MQTT-3.1.4-2],
 sessions, and sending publishes are the shell's; 5.0's AUTH is not offered.
@@ -100,7 +100,7 @@ class ServerConnection(Publishes):
         ProtocolError (or a subclass) when the connection must be closed, and whatever the shell and the targets raise.
         """
         # Longer than a function should be: a call or an attribute per message is what this loop is written to avoid.
-        if self._unusual:
+        if self.unusual:
             data = self._begin(data)
         last_head, topic_field, topic_field_size, properties, properties_size, append, key, headers = self._last
         targets = self._targets
@@ -134,8 +134,10 @@ class ServerConnection(Publishes):
                     if by_topic is None or length < 2:
                         if head == 0x40 and length == 2 and targets and data[body:end] != _NO_PACKET_ID:
                             self.pubacks.append(data[body] << 8 | data[body + 1])
-                            self._unusual = True
+                            self.unusual = True
                         else:
+                            if head == 0x62 and packet_ids and self._max_in_flight:
+                                self._bound_in_flight(len(packet_ids))  # before PUBREL makes room
                             self._control(data[at:end], body - at)
                             targets = self._targets
                             last_head = -1  # what it changed may change where publishes go
@@ -164,6 +166,7 @@ class ServerConnection(Publishes):
                                 last_head = -1
                                 at = end
                                 continue
+                            targets = self._targets
                         keep = properties_size <= MAX_VARIANT_SIZE_BYTES
                         if not head & 6:
                             topic_field += properties
@@ -176,6 +179,7 @@ class ServerConnection(Publishes):
                         target = by_topic.get(topic_field)
                         if target is None:
                             target = self._resolve(data[at:end], body - at, topic_field)
+                            targets = self._targets
                     append, key, headers = target
                     last_head = head
                     self._last = (
@@ -202,7 +206,7 @@ class ServerConnection(Publishes):
                     append(now_ms, key, data[start:end], headers)
                     packet_ids.append(packet_id)
                 else:
-                    if self._is_new(packet_id):
+                    if self._is_new(packet_id, len(packet_ids)):
                         try:
                             append(now_ms, key, data[start:end], headers)
                         except BaseException:
@@ -229,8 +233,7 @@ class ServerConnection(Publishes):
             self._end(State.FAILED)
             raise
         finally:
-            if qos_2_ids or self._late or self._refusals:
-                self._unusual = True
+            if self.unusual and (qos_2_ids or self._late or self._refusals):
                 self.acks = self._answers(packet_ids, qos_2_ids)
             else:
                 self.acks = PUBACK + PUBACK.join(packet_ids) if packet_ids else b""
@@ -254,13 +257,13 @@ class ServerConnection(Publishes):
             self.acked_ids = self.taken = self.size_bytes = 0
             self._refuse_more(data)
             return b""
-        self._unusual = False
+        self.unusual = False
         partial = self._partial
         if not partial:
             return data
         if len(partial) + len(data) < self._needed_size_bytes:
             partial += data
-            self._unusual = True
+            self.unusual = True
             return b""
         data = b"".join((partial, data))
         self._partial = bytearray()
@@ -274,7 +277,7 @@ class ServerConnection(Publishes):
         bounds = self._bounds(data, at)
         self._needed_size_bytes = 0 if bounds is None else bounds[1] - at
         self._partial += memoryview(data)[at:]
-        self._unusual = True
+        self.unusual = True
 
     def _long_length(self, data: bytes, at: int) -> tuple[int, int]:
         """Where the variable header begins and the packet ends; behind what is there if that is not known yet."""

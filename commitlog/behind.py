@@ -30,6 +30,7 @@ from commitlog.recovery import Recovered
 from commitlog.settings import LogSettings
 from commitlog.storage import Storage, partition_dir_name
 from commitlog.tables import TABLES_DIR
+from commitlog.version import note_unsynced
 from commitlog.watermarks import WatermarkWriter
 from core.clock import Clock
 
@@ -82,6 +83,7 @@ class SegmentWriter:
         self._checkpoint_at_ms = clock.monotonic_ms()
         self._behind_checkpoint = False
         self._graveyard = Graveyard(storage)
+        self._mender = recovered.mender
         self._unsynced_records = 0
         self.bytes_written = 0
         self.checkpoints = 0
@@ -122,8 +124,9 @@ class SegmentWriter:
         self._doorbell.ring()
 
     def checkpoint_if_due(self) -> None:
-        """Checkpoint what has been lying for the interval; called now and then while nothing arrives."""
+        """Checkpoint what has been lying for the interval, and tidy up; called twice a second."""
         self._graveyard.sweep()
+        self._mender.step()
         if self._behind_checkpoint and self._checkpoint_due(False):
             self.checkpoint()
             self._marks.publish([], checkpoint=True)
@@ -131,6 +134,7 @@ class SegmentWriter:
     def note_unsynced(self) -> None:
         """Checkpoint, from now on with the note that readers may see what is not durable yet. Raises OSError."""
         self._unsynced_records = self._settings.unsynced_records
+        note_unsynced(self._storage, self._log_dir, self._unsynced_records)
         self.checkpoint()
         self._marks.publish([], checkpoint=True)
 

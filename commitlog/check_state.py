@@ -25,6 +25,7 @@ from commitlog.metadata import METADATA_NAME, read_metadata
 from commitlog.replay import JOURNAL_NAME
 from commitlog.report import REPORT_NAME
 from commitlog.restored import RESTORED_NAME
+from commitlog.salvage import without_checkpoint
 from commitlog.segment import DELETED_SUFFIX, LOG_SUFFIX, SUFFIXES
 from commitlog.space import RESERVE_NAME
 from commitlog.storage import LOG_DIR, RUN_DIR, TEMPORARY_SUFFIX, Storage, parse_partition_dir_name
@@ -66,8 +67,9 @@ class StateCheck:
             where = f"{RUN_DIR}/{MAP_NAME}"
             self.result.looked.notes.add(Finding(kind="watermarks", what=self._look.marks_problem, where=where))
         if checkpoint is None:
-            what = f"{self._look.checkpoint_problem}: what only the journal holds cannot be told"
-            self._find("checkpoint", what, CHECKPOINT_NAME)
+            point, said = without_checkpoint(self._storage, self._log_dir, 0)
+            self._find("checkpoint", f"{self._look.checkpoint_problem}: {said}", CHECKPOINT_NAME)
+            self.result.journal_ends = {(at[0].hex(), at[1]): end for at, end in point.journal_ends.items()}
         else:
             self._journal(checkpoint)
         rows = self._tables(checkpoint)

@@ -1,6 +1,6 @@
 """Records as JSON lines: what a person or a script sees of the log.
 
-Read through a `LogReader`, so the same beside a running appliance and at rest: from log start to high watermark, in
+Read through a `LogReader`, of a living writer's log or of one at rest (`rest_reader`): from log start to the end, in
 offset order within a partition, partition after partition. What cannot be read is handed on as the reader's gaps.
 Memory is bounded by one read. Lookups by time go through the time index; a key is compared with every record, because
 not everybody who writes places records by key.
@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from commitlog.base import Gap, LogReader, Record, WriterState
+from commitlog.rest_reader import RestReader
 from core.errors import NotFoundError
 
 READ_BYTES: Final = 1 << 20
@@ -40,12 +41,13 @@ class Selection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dumped:
-    """What one read brought of one partition."""
+    """What one read brought of one partition. `in_journal`: only the journal holds the records."""
 
     topic: str
     partition: int
     records: list[Record]
     gaps: list[Gap]
+    in_journal: bool = False
 
 
 @dataclass(slots=True)
@@ -102,13 +104,23 @@ def _read_out(reader: LogReader, place: _Place, selection: Selection) -> Iterato
         if part.next_offset == place.offset:
             yield from _not_there(reader, place)
             return
+        in_journal = isinstance(reader, RestReader) and place.offset >= reader.segments_end(
+            place.topic, place.partition
+        )
         place.offset = part.next_offset
         records = [record for record in part.records if _wanted(record, selection)]
         gaps = [gap for gap in part.gaps if selection.next is None or gap.first < selection.next]
         if records or gaps:
-            yield Dumped(topic=place.topic, partition=place.partition, records=records, gaps=gaps)
+            yield Dumped(
+                topic=place.topic, partition=place.partition, records=records, gaps=gaps, in_journal=in_journal
+            )
         if part.records and selection.until_ms is not None and part.records[-1].timestamp >= selection.until_ms:
             place.done = True  # timestamps never decrease: nothing earlier follows
+
+
+def _in_journal(reader: LogReader, place: _Place) -> bool:
+    """Whether only the journal holds what comes next."""
+    return isinstance(reader, RestReader) and place.offset >= reader.segments_end(place.topic, place.partition)
 
 
 def _not_there(reader: LogReader, place: _Place) -> Iterator[Dumped]:
@@ -129,7 +141,7 @@ def _wanted(record: Record, selection: Selection) -> bool:
     )
 
 
-def json_line(topic: str, partition: int, record: Record) -> bytes:
+def json_line(topic: str, partition: int, record: Record, *, in_journal: bool = False) -> bytes:
     """One record as a line of JSON, without the line's end. `docs/tools.md` says what stands in it."""
     line: dict[str, Any] = {
         "topic": topic,
@@ -139,6 +151,8 @@ def json_line(topic: str, partition: int, record: Record) -> bytes:
         "key": _text(record.key),
         "headers": [[name, _text(value)] for name, value in record.headers],
     }
+    if in_journal:
+        line["in"] = "journal"
     encoding, value = _value(record.value)
     line["encoding"] = encoding
     line["value"] = value

@@ -204,7 +204,7 @@ class Journal:
         if self._size - place >= ENTRY_HEADER.size:
             checked = _ID_AND_SEQUENCE.pack(self.journal_id, self.next_sequence)
             mark = ENTRY_HEADER.pack(0, google_crc32c.value(checked), self.journal_id, self.next_sequence)
-            self._file.write(mark, place)
+            self._file.write(mark.ljust(self._size - place, b"\0"), place)  # nothing of an older lap stays behind it
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,14 @@ there a segment is cut at the first damage and written again from the journal, b
 missing in the middle of what was not synced. Whole batches behind such a cut are held in memory (no more than the
 journal's size) until the journal has had its say, and appended after it if it did not bring them.
 
-Without a checkpoint every segment is walked. Then damage in the middle is stepped over and stays where it is, and only
-the end of the newest segment is cut.
+Without a checkpoint every segment is walked. What the journal still has is then known by its offsets, and is treated in
+the same way; before that, damage in the middle is stepped over and stays where it is, and only the end of the newest
+segment is cut.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +24,7 @@ from commitlog.files import PartitionFiles
 from commitlog.metadata import read_metadata, write_metadata
 from commitlog.report import Cut, RecoveryReport, cut_of
 from commitlog.resync import NO_HIGH
-from commitlog.segment import SUFFIXES, Segment, Walked, base_offsets, segment_path
+from commitlog.segment import SUFFIXES, Redo, Segment, base_offsets, segment_path
 from commitlog.settings import LogSettings
 from commitlog.storage import Storage, partition_dir_name
 from commitlog.walk import Damage, FoundBatch, read_batch, walk
@@ -48,15 +49,20 @@ def recover_partition(
     index: int,
     point: PartitionPoint | None,
     report: RecoveryReport,
+    journal_offsets: Mapping[tuple[bytes, int], int],
 ) -> RecoveredPartition:
-    """Bring one partition's files to their valid end; `point` is what the checkpoint says of it. Raises OSError."""
+    """Bring one partition's files to their valid end; `point` is what the checkpoint says of it. Raises OSError.
+
+    `journal_offsets`: see `salvage.StartingPoint`.
+    """
     directory = log_dir / partition_dir_name(topic.name, index)
     topic_id = bytes.fromhex(topic.topic_id)
     if read_metadata(storage, directory) != topic_id:
         storage.make_dir(directory)
         write_metadata(storage, directory, topic_id)
         storage.sync_dir(log_dir)
-    return _Walk(storage, directory, topic, index, point, report).run(settings)
+    redo = Redo(from_offset=journal_offsets.get((topic_id, index), NO_HIGH))
+    return _Walk(storage, directory, topic, index, point, report, redo).run(settings)
 
 
 def append_behind(partition: RecoveredPartition, report: RecoveryReport, below: int = NO_HIGH) -> None:
@@ -89,6 +95,21 @@ def append_behind(partition: RecoveredPartition, report: RecoveryReport, below: 
         files.append(batch.data, header.base_offset, count, header.max_timestamp_ms)
 
 
+def skip_claimed(partition: RecoveredPartition, report: RecoveryReport) -> None:
+    """Skip the offsets that the damaged end of the newest segment says itself, perhaps, that it gave out.
+
+    Only without a checkpoint, which would know, and after the journal, which may have brought them.
+    """
+    files, tail = partition.files, partition.tail
+    claimed = None if tail is None else tail.claimed
+    if tail is None or claimed is None or not claimed.base_offset == tail.first == files.next_offset:
+        return
+    if claimed.record_count == claimed.last_offset + 1 - claimed.base_offset:
+        reason = "damaged at the end of a segment"
+        report.cuts.append(cut_of(files.topic.name, files.partition, tail, claimed.last_offset + 1, reason))
+        files.next_offset = claimed.last_offset + 1
+
+
 def _unknown(first: int) -> Damage:
     return Damage(position=0, size_bytes=0, first=first, next=None, start_ms=None, end_ms=None)
 
@@ -104,8 +125,10 @@ class _Walk:
         index: int,
         point: PartitionPoint | None,
         report: RecoveryReport,
+        redo: Redo,
     ) -> None:
         self._storage = storage
+        self._redo = redo
         self._directory = directory
         self._topic = topic
         self._index = index
@@ -157,7 +180,7 @@ class _Walk:
 
     def _segment(self, base: int) -> None:
         """The next segment, in order of offsets."""
-        if self._tail is not None and self._point is not None:
+        if self._tail is not None and (self._point is not None or base > self._redo.from_offset):
             self._set_aside(base)
             return
         if self._active is not None:
@@ -166,9 +189,9 @@ class _Walk:
         point = self._point
         known = point is not None and point.segment == base
         sizes = (point.log_bytes, point.index_bytes, point.timeindex_bytes) if known and point is not None else None
-        redo_from = None if point is None else point.log_bytes if known else 0
+        redo = self._redo if point is None else Redo(from_byte=point.log_bytes if known else 0)
         size = segment.file_bytes
-        walked = segment.recover(sizes, redo_from, point.next_offset if known and point is not None else 0)
+        walked = segment.recover(sizes, redo, point.next_offset if known and point is not None else 0)
         self._report.bytes_cut += size - segment.log_bytes
         for damage in walked.damage:
             following = damage.first if damage.next is None else damage.next
@@ -179,24 +202,12 @@ class _Walk:
             self._cut(first, self._next_offset, f"segment {base} is shorter than when it was synced", walked.tail)
         self._tail = walked.tail
         self._behind.extend(walked.behind)
-        if walked.tail is not None and point is None:
-            self._skip_offsets_of(walked)
 
     def _note_last(self, last: BatchHeader | None) -> None:
         if last is not None:
             self._next_offset = max(self._next_offset, last.last_offset + 1)
             self._newest_ms = max(self._newest_ms, last.max_timestamp_ms)
             self._leader_epoch = max(self._leader_epoch, last.leader_epoch)
-
-    def _skip_offsets_of(self, walked: Walked) -> None:
-        """Without a checkpoint the damaged end of a segment says itself, perhaps, which offsets were given out."""
-        tail = walked.tail
-        claimed = None if tail is None else tail.claimed
-        if tail is None or claimed is None or claimed.base_offset != tail.first:
-            return
-        if claimed.record_count == claimed.last_offset + 1 - claimed.base_offset:
-            self._report.cuts.append(self._damaged(tail, claimed.last_offset + 1, "damaged at the end of a segment"))
-            self._next_offset = max(self._next_offset, claimed.last_offset + 1)
 
     def _close_with_tail(self, active: Segment, following: int) -> None:
         if self._point is None and self._next_offset < following:

@@ -7,7 +7,7 @@ that written data may be gone), nor are the journal's writes: what follows a fai
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -76,6 +76,10 @@ class PatientStorage:
     def names(self, path: Path) -> Sequence[str]:
         """See `Storage.names`."""
         return self._storage.names(path)
+
+    def sizes(self, path: Path) -> Mapping[str, int]:
+        """See `Storage.sizes`."""
+        return self._storage.sizes(path)
 
     def make_dir(self, path: Path) -> None:
         """See `Storage.make_dir`; waits for space."""

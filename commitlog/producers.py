@@ -33,7 +33,7 @@ KEPT_BATCHES: Final = 5  # max.in.flight.requests.per.connection of an idempoten
 MAX_ROWS: Final = 10_000
 EXPIRE_AFTER_MS: Final = 24 * 3_600_000
 _DROPPED_AT_ONCE: Final = 8  # per batch: rows go faster than they come, and no batch waits for many
-_MAX_RUN: Final = SEQUENCES // 2  # of two numbers on a circle, the one less than half of it behind is the earlier
+MAX_RUN: Final = SEQUENCES // 2  # of two numbers on a circle, the one less than half of it behind is the earlier
 _ID_BITS: Final = 53
 ROWS_BYTES: Final = 320 + _DROPPED_AT_ONCE * 80  # generous: what the rows that change with a batch take in the journal
 UNKNOWN_MS: Final = -1  # rows of before times were kept do not have it
@@ -80,7 +80,7 @@ class Producers:
         Raises InvalidProducerEpochError, OutOfOrderSequenceError, or DuplicateSequenceError when it was appended before
         the ones that are kept.
         """
-        row = self._rows.get(_key(batch.producer_id, topic_id, partition))
+        row = self._rows.get(row_key(batch.producer_id, topic_id, partition))
         if row is None:
             return None
         where = f"producer {batch.producer_id}, partition {partition}"
@@ -107,12 +107,12 @@ class Producers:
         self, topic_id: str, partition: int, batch: Sequenced, base_offset: int, *, now_ms: int, now_monotonic_ms: int
     ) -> Iterator[Change]:
         """The table changes that go into the commit with the batch, which `duplicate_of` has let through."""
-        key = _key(batch.producer_id, topic_id, partition)
+        key = row_key(batch.producer_id, topic_id, partition)
         before = self._rows.pop(key, None)
         if before is None or before.epoch != batch.epoch:
             before = _Row(batch.epoch, 0, (), now_monotonic_ms)
         written = (*before.written[1 - KEPT_BATCHES :], Written(batch.first, batch.last, base_offset, now_ms))
-        run = min(before.run + batch.count, _MAX_RUN)
+        run = min(before.run + batch.count, MAX_RUN)
         self._rows[key] = _Row(batch.epoch, run, written, now_monotonic_ms)
         batches = [one.as_row() for one in written]
         yield PRODUCERS_TABLE, key, {"epoch": batch.epoch, "run": run, "last_ms": now_ms, "batches": batches}
@@ -133,7 +133,8 @@ def new_producer() -> ProducerIdentity:
     return ProducerIdentity(producer_id=secrets.randbits(_ID_BITS), epoch=0)
 
 
-def _key(producer_id: int, topic_id: str, partition: int) -> str:
+def row_key(producer_id: int, topic_id: str, partition: int) -> str:
+    """The row's key in the table."""
     return f"{producer_id}/{topic_id}/{partition}"
 
 

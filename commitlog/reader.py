@@ -27,7 +27,7 @@ from commitlog.partition_reader import PartitionReader
 from commitlog.report import read_report
 from commitlog.storage import LOG_DIR, RUN_DIR, Storage, SystemStorage, partition_dir_name
 from commitlog.version import check_version
-from commitlog.watermarks import MapSnapshot, WatermarkMap
+from commitlog.watermarks import MapSnapshot, Marks, WatermarkMap
 from commitlog.window_list import WindowList
 from core.clock import Clock, SystemClock
 from core.errors import NotFoundError
@@ -39,11 +39,14 @@ SLICE_PLAIN_BYTES: Final = 48 << 10
 class FileLogReader:
     """`LogReader` over `<data>`. Not to be shared between threads."""
 
-    def __init__(self, data_dir: Path, *, storage: Storage | None = None, clock: Clock | None = None) -> None:
+    def __init__(
+        self, data_dir: Path, *, storage: Storage | None = None, clock: Clock | None = None, marks: Marks | None = None
+    ) -> None:
+        """`marks` takes the place of the map that a writer makes."""
         self._log_dir = data_dir / LOG_DIR
         self._storage = storage or SystemStorage()
         self._clock = clock or SystemClock()
-        self._marks = WatermarkMap(data_dir / RUN_DIR)
+        self._marks: Marks = marks or WatermarkMap(data_dir / RUN_DIR)
         self._doorbell = DoorbellWaiter(data_dir / RUN_DIR)
         self._partitions: dict[tuple[str, int], PartitionReader] = {}
         self._waited_for = (0, 0, 0)

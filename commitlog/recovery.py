@@ -12,26 +12,30 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from commitlog.base import TopicInfo
-from commitlog.checkpoint import Checkpoint, CheckpointError, PartitionPoint, read_checkpoint, write_checkpoint
+from commitlog.checkpoint import Checkpoint, PartitionPoint, write_checkpoint
 from commitlog.files import PartitionFiles
+from commitlog.index_mender import IndexMender
 from commitlog.journal import Journal, preallocate
 from commitlog.journal_settle import settle_journal
-from commitlog.partition_recovery import RecoveredPartition, append_behind, recover_partition
-from commitlog.pass_over import pass_over
+from commitlog.partition_recovery import RecoveredPartition, append_behind, recover_partition, skip_claimed
+from commitlog.pass_over import continue_past_windows, pass_over
+from commitlog.producers import PRODUCERS_TABLE
+from commitlog.producers_restored import restore_producers
 from commitlog.replay import JOURNAL_NAME, replay
-from commitlog.report import Cut, RecoveryReport, keep_report
+from commitlog.report import RecoveryReport, keep_report
 from commitlog.restored import is_restored, leave_out, restored_is_told
-from commitlog.salvage import is_new, substitute_checkpoint
+from commitlog.salvage import StartingPoint, believe_earlier_reports, starting_point
 from commitlog.segment import leftovers
 from commitlog.settings import LogSettings
 from commitlog.storage import TEMPORARY_SUFFIX, Storage, partition_dir_name
-from commitlog.tables import TABLES_DIR, CommittedTables, SnapshotError, remove_unnamed_snapshots
-from commitlog.topic_dirs import find_topics
+from commitlog.tables import TABLES_DIR, CommittedTables, remove_unnamed_snapshots
+from commitlog.tables_recovery import load_tables
+from commitlog.topic_dirs import Points, find_topics
 from commitlog.version import check_version, write_meta
-from commitlog.windows import WINDOWS_TABLE, last_windows
 from core.threads import Latch
 
 
@@ -46,71 +50,149 @@ class Recovered:
     next_sequence: int
     journal_id: int
     report: RecoveryReport
+    mender: IndexMender
 
 
 def recover(storage: Storage, log_dir: Path, settings: LogSettings) -> Recovered:
     """Bring the log back. Raises OSError when the disk itself refuses, DataDirError for what is newer than this."""
     check_version(storage, log_dir)
-    started = time.monotonic()
-    report = RecoveryReport()
-    storage.make_dir(log_dir / TABLES_DIR)
-    storage.sync_dir(log_dir.parent)
-    # 1. The checkpoint: from where to look.
-    checkpoint, salvaged = _checkpoint(storage, log_dir, settings, report)
-    # 2. Which topics there are, and leftovers of writes that a crash interrupted. The checkpoint just read may be one
-    # that a killed process renamed and did not live to sync: what only the one before it needs goes after that one can
-    # no longer come back.
-    storage.sync_dir(log_dir)
-    points = {(p.topic, p.partition): p for p in (checkpoint.partitions if checkpoint else ())}
-    topics = find_topics(storage, log_dir, settings, points, report)
-    _remove_leftovers(storage, log_dir, topics)
-    remove_unnamed_snapshots(storage, log_dir, list(checkpoint.tables.values()) if checkpoint else [])
-    # 3. State tables as of the checkpoint.
-    tables = _tables(storage, log_dir, checkpoint, report)
-    # 4. Each partition's files up to their valid end.
-    files = [
-        recover_partition(
-            storage,
-            log_dir,
-            settings,
-            topic,
-            index,
-            points.get((topic.name, index)) or (None if salvaged else _made_since(topic, index)),
-            report,
+    return _Recovery(storage, log_dir, settings).run()
+
+
+class _Recovery:
+    """One recovery while it runs; `run` is the list of its passes."""
+
+    def __init__(self, storage: Storage, log_dir: Path, settings: LogSettings) -> None:
+        self._storage = storage
+        self._log_dir = log_dir
+        self._settings = settings
+        self._report = RecoveryReport()
+        self._started_s = time.monotonic()
+
+    def run(self) -> Recovered:
+        """The numbered passes."""
+        self._storage.make_dir(self._log_dir / TABLES_DIR)
+        self._storage.sync_dir(self._log_dir.parent)
+        # 1. The checkpoint: from where to look.
+        start = starting_point(self._storage, self._log_dir, self._settings, self._report)
+        # 2. Which topics there are, and leftovers of writes that a crash interrupted.
+        topics = self._find_topics(start.checkpoint)
+        # 3. State tables as of the checkpoint.
+        tables, lost = load_tables(self._storage, self._log_dir, start, self._report)
+        # 4. Each partition's files up to their valid end, and what only they can say of a table that is lost.
+        partitions = self._partitions(start, topics)
+        if PRODUCERS_TABLE in lost:
+            restore_producers(self._storage, self._log_dir, [one.files for one in partitions], tables, self._report)
+        newest_ms = max(
+            [start.checkpoint.last_timestamp_ms if start.checkpoint else 0, *(p.newest_ms for p in partitions)]
         )
-        for topic in topics
-        for index in range(topic.partitions)
-    ]
-    last_timestamp_ms = max([checkpoint.last_timestamp_ms if checkpoint else 0, *(f.newest_ms for f in files)])
-    # 5. What the journal holds beyond that: acknowledged, but not yet in segments.
-    settle_journal(storage, log_dir / JOURNAL_NAME, checkpoint)
-    next_sequence, newest_ms = replay(storage, log_dir, checkpoint, files, tables, report)
-    for recovered in files:
-        append_behind(recovered, report)
-    _continue_past_windows(files, tables, report)
-    # 6. Where this is an older copy of the log, nothing that was given out since is given out again.
-    if is_restored(storage, log_dir, log_dir / JOURNAL_NAME):
-        leave_out([recovered.files for recovered in files], report)
-    # 7. Offsets that readers may have seen, of records that were never synced, are not used again.
-    if checkpoint is not None and not checkpoint.clean:
-        pass_over(checkpoint.unsynced_records, [recovered.files for recovered in files], report)
-    # 8. Make it durable where it stands now.
-    for recovered in files:
-        recovered.files.sync()
-    report.clean = checkpoint is None or (
-        checkpoint.clean and not report.entries_replayed and not report.cuts and not report.bytes_cut
-    )
-    report.duration_s = time.monotonic() - started
-    epoch = max([checkpoint.leader_epoch if checkpoint else 0, *(f.leader_epoch for f in files)])
-    return Recovered(
-        files=[recovered.files for recovered in files],
-        tables=tables,
-        leader_epoch=epoch if report.clean else epoch + 1,
-        last_timestamp_ms=max(last_timestamp_ms, newest_ms),
-        next_sequence=next_sequence,
-        journal_id=secrets.randbits(64),
-        report=report,
-    )
+        # 5. What the journal holds beyond that: acknowledged, but not yet in segments.
+        next_sequence, newest_replayed_ms = self._replay(start, partitions, tables)
+        # 6. Offsets that may have meant something already are not used again.
+        files = [partition.files for partition in partitions]
+        self._continue_past_what_was_seen(start, files, tables)
+        # 7. Make it durable where it stands now.
+        for one in files:
+            one.sync()
+        # 8. Which indexes of closed segments have to be made again, later: nobody needs them to start.
+        mender = IndexMender(self._storage, self._log_dir, files, suspicious=not self._is_clean(start.checkpoint))
+        mender.look(self._report)
+        return self._recovered(
+            start.checkpoint, partitions, tables, next_sequence, max(newest_ms, newest_replayed_ms), mender
+        )
+
+    def _find_topics(self, checkpoint: Checkpoint | None) -> list[TopicInfo]:
+        """Pass 2.
+
+        The checkpoint just read may be one that a killed process renamed and did not live to sync: what only the one
+        before it needs goes after that one can no longer come back.
+        """
+        self._storage.sync_dir(self._log_dir)
+        points = _points(checkpoint)
+        topics = find_topics(self._storage, self._log_dir, self._settings, points, self._report)
+        _remove_leftovers(self._storage, self._log_dir, topics)
+        named = list(checkpoint.tables.values()) if checkpoint else []
+        remove_unnamed_snapshots(self._storage, self._log_dir, named)
+        return topics
+
+    def _partitions(self, start: StartingPoint, topics: Sequence[TopicInfo]) -> list[RecoveredPartition]:
+        """Pass 4."""
+        points = _points(start.checkpoint)
+        return [
+            recover_partition(
+                self._storage,
+                self._log_dir,
+                self._settings,
+                topic,
+                index,
+                points.get((topic.name, index)) or (None if start.salvaged else _made_since(topic, index)),
+                self._report,
+                start.journal_offsets,
+            )
+            for topic in topics
+            for index in range(topic.partitions)
+        ]
+
+    def _replay(
+        self, start: StartingPoint, partitions: Sequence[RecoveredPartition], tables: CommittedTables
+    ) -> tuple[int, int]:
+        """Pass 5; returns the next sequence and the newest timestamp replayed."""
+        settle_journal(self._storage, self._log_dir / JOURNAL_NAME, start.checkpoint)
+        replayed = replay(
+            self._storage,
+            self._log_dir,
+            start.checkpoint,
+            partitions,
+            tables,
+            self._report,
+            changes_from=start.changes_from,
+        )
+        for partition in partitions:
+            append_behind(partition, self._report)
+            if start.salvaged:
+                skip_claimed(partition, self._report)
+        return replayed
+
+    def _continue_past_what_was_seen(
+        self, start: StartingPoint, files: Sequence[PartitionFiles], tables: CommittedTables
+    ) -> None:
+        """Pass 6: what windows hold; after a restore, and below `fsync`, what readers may have seen."""
+        if start.salvaged:
+            believe_earlier_reports(self._storage, self._log_dir, files, self._report)
+        continue_past_windows(files, tables, self._report)
+        if is_restored(self._storage, self._log_dir, self._log_dir / JOURNAL_NAME):
+            leave_out(files, self._report)
+        if start.checkpoint is not None and not start.checkpoint.clean:
+            pass_over(start.checkpoint.unsynced_records, files, self._report)
+
+    def _is_clean(self, checkpoint: Checkpoint | None) -> bool:
+        report = self._report
+        return checkpoint is None or (
+            checkpoint.clean and not report.entries_replayed and not report.cuts and not report.bytes_cut
+        )
+
+    def _recovered(
+        self,
+        checkpoint: Checkpoint | None,
+        partitions: Sequence[RecoveredPartition],
+        tables: CommittedTables,
+        next_sequence: int,
+        newest_ms: int,
+        mender: IndexMender,
+    ) -> Recovered:
+        self._report.clean = self._is_clean(checkpoint)
+        self._report.duration_s = time.monotonic() - self._started_s
+        epoch = max([checkpoint.leader_epoch if checkpoint else 0, *(p.leader_epoch for p in partitions)])
+        return Recovered(
+            files=[partition.files for partition in partitions],
+            tables=tables,
+            leader_epoch=epoch if self._report.clean else epoch + 1,
+            last_timestamp_ms=newest_ms,
+            next_sequence=next_sequence,
+            journal_id=secrets.randbits(64),
+            report=self._report,
+            mender=mender,
+        )
 
 
 def start_journal(
@@ -119,7 +201,9 @@ def start_journal(
     """Move the checkpoint past everything recovered, then open the journal anew under the new id.
 
     In this order: should a crash come between, the old journal is no longer needed. The report comes before the
-    checkpoint, behind which nobody can tell any more what was missing. Raises OSError.
+    checkpoint, behind which nobody can tell any more what was missing. What is noted in `meta.properties` changes after
+    both, and before the file may be cut to another size: should the checkpoint be lost, what is noted and what stands
+    in report and journal belong together. Raises OSError.
     """
     keep_report(storage, log_dir, recovered.report, recovered.last_timestamp_ms)
     recovered.tables.write_snapshots(storage, log_dir / TABLES_DIR, recovered.next_sequence)
@@ -136,13 +220,20 @@ def start_journal(
         table_bytes=dict(recovered.tables.snapshot_bytes),
     )
     write_checkpoint(storage, log_dir, checkpoint)
-    size = settings.journal_size_bytes
-    file = preallocate(storage, log_dir / JOURNAL_NAME, size)
-    write_meta(storage, log_dir, storage.inode(log_dir / JOURNAL_NAME))
+    path, size = log_dir / JOURNAL_NAME, settings.journal_size_bytes
+    note = partial(write_meta, storage, log_dir, journal_id=recovered.journal_id, leader_epoch=recovered.leader_epoch)
+    note(journal_inode=storage.inode(path))
+    file = preallocate(storage, path, size)
+    note(journal_inode=storage.inode(path))
     restored_is_told(storage, log_dir)
     return Journal(
         file, size=size, journal_id=recovered.journal_id, sequence=recovered.next_sequence, released=released
     )
+
+
+def _points(checkpoint: Checkpoint | None) -> Points:
+    """What the checkpoint says of each partition."""
+    return {(p.topic, p.partition): p for p in (checkpoint.partitions if checkpoint else ())}
 
 
 def _made_since(topic: TopicInfo, index: int) -> PartitionPoint:
@@ -160,24 +251,6 @@ def _made_since(topic: TopicInfo, index: int) -> PartitionPoint:
     )
 
 
-def _checkpoint(
-    storage: Storage, log_dir: Path, settings: LogSettings, report: RecoveryReport
-) -> tuple[Checkpoint | None, bool]:
-    """What the last run left, None for a new log; and whether it is lost, so that this is what can be had in its place.
-
-    Without it nobody knows where the journal begins.
-    """
-    try:
-        checkpoint = read_checkpoint(storage, log_dir)
-        if checkpoint is not None or is_new(storage, log_dir):
-            return checkpoint, False
-        problem = "the checkpoint is missing"
-    except CheckpointError as error:
-        problem = str(error)
-    report.notes.append(f"{problem}; every segment is walked, what only the journal holds is lost")
-    return substitute_checkpoint(storage, log_dir, settings), True
-
-
 def _remove_leftovers(storage: Storage, log_dir: Path, topics: Sequence[TopicInfo]) -> None:
     """What was being written or deleted, and indexes of segments that are gone; foreign files are left alone."""
     for directory in (log_dir, log_dir / TABLES_DIR):
@@ -190,39 +263,3 @@ def _remove_leftovers(storage: Storage, log_dir: Path, topics: Sequence[TopicInf
             names = storage.names(directory)
             for name in leftovers(names):
                 storage.remove(directory / name)
-
-
-def _tables(storage: Storage, log_dir: Path, checkpoint: Checkpoint | None, report: RecoveryReport) -> CommittedTables:
-    tables = CommittedTables()
-    for table, name in (checkpoint.tables if checkpoint else {}).items():
-        try:
-            tables.load(storage, log_dir / TABLES_DIR, {table: name}, checkpoint.table_bytes if checkpoint else None)
-        except (SnapshotError, FileNotFoundError) as error:
-            report.notes.append(f"state table {table!r} is lost: {error}")
-            continue
-        wanted = checkpoint.table_bytes.get(table, 0) if checkpoint else 0
-        if tables.snapshot_bytes[table] < wanted:
-            report.notes.append(f"state table {table!r} is older than it should be: the end of {name} is damaged")
-    return tables
-
-
-def _continue_past_windows(
-    partitions: Sequence[RecoveredPartition], tables: CommittedTables, report: RecoveryReport
-) -> None:
-    """Never use an offset again that a closed window holds, should its records be lost."""
-    newest = last_windows(tables.decoded().get(WINDOWS_TABLE, {}))
-    for files in (partition.files for partition in partitions):
-        window = newest.get(files.topic.topic_id)
-        seen = 0 if window is None else window.offsets.get(files.partition, (0, 0))[1]
-        if seen > files.next_offset:
-            reason = "in a closed window, and missing from the segments"
-            report.cuts.append(
-                Cut(
-                    topic=files.topic.name,
-                    partition=files.partition,
-                    first=files.next_offset,
-                    next=seen,
-                    reason=reason,
-                )
-            )
-            files.next_offset = seen

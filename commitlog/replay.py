@@ -30,8 +30,13 @@ def replay(
     partitions: Sequence[RecoveredPartition],
     tables: CommittedTables,
     report: RecoveryReport,
+    *,
+    changes_from: int = 0,
 ) -> tuple[int, int]:
-    """Apply the journal after the checkpoint; returns the next sequence and the newest timestamp replayed."""
+    """Apply the journal after the checkpoint; returns the next sequence and the newest timestamp replayed.
+
+    Table changes of entries before `changes_from` are left out (see `salvage`).
+    """
     if checkpoint is None:
         return 1, 0
     if checkpoint.clean:  # everything was in segments and tables
@@ -52,11 +57,10 @@ def replay(
             position=checkpoint.journal_position,
         ):
             if entry.sequence > sequence:
-                report.notes.append(
-                    f"journal entries {sequence} to {entry.sequence - 1} are damaged: what no segment holds of them is "
-                    "in the list of cuts, their changes of state tables are lost"
-                )
-            newest_ms = max(newest_ms, _replay_entry(entry, by_id, tables, report))
+                report.notes.append(_missing_entries(sequence, entry.sequence, changes_from))
+            newest_ms = max(newest_ms, _replay_entry(entry, by_id, report))
+            if entry.sequence >= changes_from:
+                tables.apply(entry.changes)
             sequence = entry.sequence + 1
             report.entries_replayed += 1
     finally:
@@ -67,7 +71,6 @@ def replay(
 def _replay_entry(
     entry: JournalEntry,
     by_id: Mapping[tuple[bytes, int], RecoveredPartition],
-    tables: CommittedTables,
     report: RecoveryReport,
 ) -> int:
     """Put an entry's batches into segments unless they are there already; returns the newest timestamp."""
@@ -80,8 +83,16 @@ def _replay_entry(
             )
             continue
         newest_ms = max(newest_ms, _replay_batch(batch, partition, report))
-    tables.apply(entry.changes)
     return newest_ms
+
+
+def _missing_entries(first: int, following: int, changes_from: int) -> str:
+    what = f"journal entries {first} to {following - 1} are"
+    if following <= changes_from:
+        return f"{what} not there, overwritten or damaged: state tables are those of the snapshots and of what follows"
+    return (
+        f"{what} damaged: what no segment holds of them is in the list of cuts, their changes of state tables are lost"
+    )
 
 
 def _replay_batch(batch: JournalBatch, partition: RecoveredPartition, report: RecoveryReport) -> int:

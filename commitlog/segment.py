@@ -14,6 +14,7 @@ from typing import Final
 
 from commitlog.batch import BASE_OFFSET, BatchHeader, RawBatch
 from commitlog.index import OFFSET_ENTRY, TIME_ENTRY, IndexBuilder, offset_entries, time_entries
+from commitlog.resync import NO_HIGH
 from commitlog.storage import TEMPORARY_SUFFIX, Bytes, Storage
 from commitlog.walk import Damage, FoundBatch, read_batch, walk
 
@@ -56,6 +57,24 @@ def leftovers(names: Sequence[str]) -> list[str]:
     ]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Redo:
+    """What of a segment the journal has, too: everything from a byte on, or from an offset on; as given, nothing."""
+
+    from_byte: int | None = None
+    from_offset: int = NO_HIGH
+
+    def has(self, position: int, offset: int) -> bool:
+        """Whether the journal has what should stand at a byte, as which an offset is expected."""
+        return offset >= self.from_offset or (self.from_byte is not None and position >= self.from_byte)
+
+    def has_some_of(self, damage: Damage) -> bool:
+        """Whether the journal has a part of what was damaged."""
+        by_offset = damage.next is not None and damage.next > self.from_offset
+        end = damage.position + damage.size_bytes
+        return by_offset or (self.from_byte is not None and end > self.from_byte)
+
+
 @dataclass(slots=True, kw_only=True)
 class Walked:
     """What a recovery walk through one segment found.
@@ -69,6 +88,9 @@ class Walked:
     damage: list[Damage] = field(default_factory=list)
     tail: Damage | None = None
     behind: list[RawBatch] = field(default_factory=list)
+
+
+NOTHING: Final = Redo()
 
 
 class Segment:
@@ -113,15 +135,15 @@ class Segment:
             self._timeindex.write(time_bytes, self.timeindex_bytes)
             self.timeindex_bytes += len(time_bytes)
 
-    def recover(self, point: tuple[int, int, int] | None, redo_from: int | None = None, next_offset: int = 0) -> Walked:
+    def recover(self, point: tuple[int, int, int] | None, redo: Redo = NOTHING, next_offset: int = 0) -> Walked:
         """Find the valid end, cut what follows it, mend the indexes.
 
         `point` is (log, index, timeindex) bytes known to be durable, `next_offset` the lowest offset that may follow
         them: only what follows is walked. Without it, or when a file is shorter than that, the whole segment is walked
         and both indexes are made anew.
 
-        Damage in the middle is stepped over and stays. From byte `redo_from` on the journal has everything as well:
-        there the segment is cut at the first damage, since the journal's copy of it is the better one, and the whole
+        Damage in the middle is stepped over and stays. Where the journal has everything as well (`redo`)
+        the segment is cut at the first damage, since the journal's copy of it is the better one, and the whole
         batches behind are handed back. There a batch that does not follow the one before is taken for damage, too: its
         base offset is outside its CRC, and may be what is left of an older one. At the end of the file, what is no
         whole batch is cut.
@@ -135,13 +157,13 @@ class Segment:
         expected = max(next_offset, self.base_offset)
         for found in walk(self._log, self.log_bytes, expected):
             if isinstance(found, FoundBatch):
-                if walked.tail is None and redo_from is not None and found.position >= redo_from:
+                if walked.tail is None and redo.has(found.position, expected):
                     walked.tail = _misplaced(found, expected)
                 self._keep_or_set_aside(found, walked)
                 expected = found.header.last_offset + 1
             elif walked.tail is not None:
                 continue
-            elif found.next is None or (redo_from is not None and found.position + found.size_bytes > redo_from):
+            elif found.next is None or redo.has_some_of(found):
                 walked.tail = found
             else:
                 walked.damage.append(found)

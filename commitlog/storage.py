@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -61,6 +62,10 @@ class Storage(Protocol):
 
     def names(self, path: Path) -> Sequence[str]:
         """Sorted names in a directory; empty if it does not exist."""
+        ...
+
+    def sizes(self, path: Path) -> Mapping[str, int]:
+        """Lengths in bytes of the files in a directory, by name; empty if it does not exist."""
         ...
 
     def make_dir(self, path: Path) -> None:
@@ -154,6 +159,19 @@ class SystemStorage:
             return sorted(entry.name for entry in path.iterdir())
         except FileNotFoundError:
             return ()
+
+    def sizes(self, path: Path) -> Mapping[str, int]:
+        """See `Storage.sizes`; what is removed meanwhile is left out."""
+        found = {}
+        try:
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    with suppress(FileNotFoundError):
+                        if entry.is_file():
+                            found[entry.name] = entry.stat().st_size
+        except FileNotFoundError:
+            return {}
+        return found
 
     def make_dir(self, path: Path) -> None:
         """See `Storage.make_dir`."""

@@ -107,6 +107,15 @@ class CommittedTables:
                     self._changed.setdefault(table, {}).update(block)
                 file.end = durable
 
+    def begin_anew(self) -> None:
+        """Write every table whole into a new file next: nobody knows how far the files there are durable.
+
+        A block whose sync has failed can be read, and a power cut takes it with everything behind it.
+        """
+        self._files.clear()
+        for table in self._tables:
+            self._changed.setdefault(table, {})
+
     def write_snapshots(self, storage: Storage, directory: Path, sequence: int) -> None:
         """Write what changed of every table; `snapshots` names what a checkpoint at `sequence` has to refer to."""
         for table, changes in sorted(self._changed.items()):

@@ -2,8 +2,8 @@
 
 `<data>/run/watermarks` is a small file that the log's writer maps and updates in place; readers map it read-only.
 
-    header, 64 bytes                          slot, 288 bytes, one per partition
-    0   8s     magic `HRMARK01`               0   int64  log start offset
+    header, 72 bytes                          slot, 288 bytes, one per partition
+    0   8s     magic `HRMARK02`               0   int64  log start offset
     8   uint64 sequence lock                  8   int64  high watermark
     16  16s    boot id of the writer          16  16s    topic id
     32  uint64 heartbeat, monotonic ms        32  uint32 partition
@@ -11,10 +11,18 @@
     44  uint32 slots there is room for        38  topic's name, UTF-8
     48  uint64 changes so far
     56  uint64 checkpoints so far (tables and windows may have changed)
+    64  uint32 CRC-32C, see below
+    68  uint32 unused, 0
 
 Integers are little-endian. Sequence lock: the writer makes it odd, writes, makes it even; a reader that sees an odd or
-a changed value reads again. The heartbeat is outside the lock. A heartbeat older than `STALE_AFTER_MS`, or ahead of the
-reader's clock (the machine was restarted), means that the writer is gone: what the map says is then old, not idle.
+a changed value reads again. That alone is enough where a processor shows stores, and does loads, in the order of the
+program (x86). Others (aarch64) may show the last store before the first, and Python has no barriers: so the CRC covers
+everything of the map that is in use, but for the magic, the heartbeat and itself, with the even sequence of the publish
+that made it. What a reader copied is one publish when the CRC says so, in whatever order the stores came.
+
+The heartbeat is outside the lock and the CRC, like the two counters when they are compared: single aligned words. A
+heartbeat older than `STALE_AFTER_MS`, or ahead of the reader's clock (the machine was restarted), means that the writer
+is gone: what the map says is then old, not idle.
 """
 
 from __future__ import annotations
@@ -26,7 +34,9 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
+
+import google_crc32c
 
 from commitlog.base import TopicInfo, Watermark
 from core.errors import UnavailableError
@@ -34,14 +44,16 @@ from core.errors import UnavailableError
 MAP_NAME: Final = "watermarks"
 STALE_AFTER_MS: Final = 3_000  # six missed heartbeats
 HEARTBEAT_MS: Final = 500
-_MAGIC: Final = b"HRMARK01"
-_HEADER_BYTES: Final = 64
+_MAGIC: Final = b"HRMARK02"
+_MAGIC_NAME: Final = _MAGIC[:6]
+_HEADER_BYTES: Final = 72
 _SLOT_BYTES: Final = 288
 _U64: Final = struct.Struct("<Q")
 _COUNTS: Final = struct.Struct("<II")
 _SLOT: Final = struct.Struct("<qq16sIH")
 _RANGE: Final = struct.Struct("<qq")
-_SEQUENCE_AT, _BOOT_AT, _HEARTBEAT_AT, _COUNTS_AT, _CHANGES_AT, _CHECKPOINTS_AT = 8, 16, 32, 40, 48, 56
+_CRC: Final = struct.Struct("<I")
+_SEQUENCE_AT, _BOOT_AT, _HEARTBEAT_AT, _COUNTS_AT, _CHANGES_AT, _CHECKPOINTS_AT, _CRC_AT = 8, 16, 32, 40, 48, 56, 64
 _SPINS: Final = 50  # a writer holds the lock for microseconds
 _NAPS: Final = 200  # one that was put off the processor, for milliseconds; after that it has died holding it
 _NAP_S: Final = 0.001
@@ -53,6 +65,26 @@ class MapSnapshot:
 
     topics: Mapping[str, TopicInfo]
     watermarks: Mapping[str, tuple[Watermark, ...]]
+
+
+class Marks(Protocol):
+    """What a reader needs to know of where it may read: `WatermarkMap`, or what takes its place."""
+
+    def read(self) -> MapSnapshot:
+        """See `WatermarkMap.read`."""
+        ...
+
+    def changes(self) -> tuple[int, int, int]:
+        """See `WatermarkMap.changes`."""
+        ...
+
+    def is_live(self, monotonic_ms: int) -> bool:
+        """See `WatermarkMap.is_live`."""
+        ...
+
+    def close(self) -> None:
+        """See `WatermarkMap.close`."""
+        ...
 
 
 def _allocate(fd: int, size: int) -> None:
@@ -96,6 +128,8 @@ class WatermarkWriter:
         self._checkpoints += checkpoint
         _U64.pack_into(self._map, _CHANGES_AT, self._changes)
         _U64.pack_into(self._map, _CHECKPOINTS_AT, self._checkpoints)
+        used = self._map[: _HEADER_BYTES + len(self._slots) * _SLOT_BYTES]
+        _CRC.pack_into(self._map, _CRC_AT, _checksum(used, self._sequence + 1))
         self._lock()
         if self._temporary is not None:  # only now: nobody may see a map without the topics there are
             self._temporary.replace(self._path)
@@ -152,7 +186,11 @@ class WatermarkMap:
         return (self._inode, changes, checkpoints)
 
     def read(self) -> MapSnapshot:
-        """Everything in the map. Raises UnavailableError when no writer has made one yet."""
+        """Everything in the map, of one publish.
+
+        Only of a writer that died in the midst of one it may be of two. Raises UnavailableError when no writer has made
+        a map yet, or it is damaged.
+        """
         self._reopen_if_replaced()
         if self._map is None:
             raise UnavailableError(
@@ -163,12 +201,16 @@ class WatermarkMap:
         for tries in range(_SPINS + _NAPS):
             if tries >= _SPINS:
                 time.sleep(_NAP_S)
-            (before,) = _U64.unpack_from(self._map, _SEQUENCE_AT)
-            if before % 2 == 0:
-                data = self._used()
-                if _U64.unpack_from(data, _SEQUENCE_AT)[0] == before == _U64.unpack_from(self._map, _SEQUENCE_AT)[0]:
-                    return _parse(data)
-        return _parse(self._used())
+            data = self._used()
+            if _is_whole(data):
+                return _parse(data)
+        if not _sequence(data) % 2:
+            raise UnavailableError(
+                "the watermark map is damaged: it fails its CRC",
+                where=str(self._path),
+                mend="start the appliance again: it makes a new one",
+            )
+        return _parse(data)
 
     def close(self) -> None:
         """Unmap."""
@@ -200,16 +242,44 @@ class WatermarkMap:
         except FileNotFoundError:
             return False
         try:
-            mapped = mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
-            inode = os.fstat(fd).st_ino
+            found = os.fstat(fd)
+            magic = os.pread(fd, len(_MAGIC), 0)
+            if magic != _MAGIC or found.st_size < _HEADER_BYTES:
+                raise self._not_ours(magic)
+            mapped, inode = mmap.mmap(fd, 0, access=mmap.ACCESS_READ), found.st_ino
         finally:
             os.close(fd)
-        if mapped[: len(_MAGIC)] != _MAGIC:
-            mapped.close()
-            raise UnavailableError("the watermark map was written by another version", where=str(self._path))
         self.close()
         self._map, self._inode = mapped, inode
         return True
+
+    def _not_ours(self, magic: bytes) -> UnavailableError:
+        version = magic[len(_MAGIC_NAME) :].decode("ascii", "replace")
+        if magic == _MAGIC or not magic.startswith(_MAGIC_NAME) or not version.isdigit():
+            what, mend = "the watermark map is damaged", "start the appliance again: it makes a new one"
+        else:
+            what = (
+                f"the watermark map was written by another version: its format is {int(version)}, "
+                f"this program reads {int(_MAGIC[len(_MAGIC_NAME) :])}"
+            )
+            mend = "use the version of Headrace that runs on this data directory, or start it with this one"
+        return UnavailableError(what, where=str(self._path), mend=mend)
+
+
+def _sequence(data: bytes) -> int:
+    (sequence,) = _U64.unpack_from(data, _SEQUENCE_AT)
+    return int(sequence)
+
+
+def _checksum(data: bytes, sequence: int) -> int:
+    """What the CRC of a map has to be: `data` is its used part, `sequence` the even one of the publish."""
+    crc = google_crc32c.extend(google_crc32c.value(_U64.pack(sequence)), data[_BOOT_AT:_HEARTBEAT_AT])
+    return int(google_crc32c.extend(google_crc32c.extend(crc, data[_COUNTS_AT:_CRC_AT]), data[_HEADER_BYTES:]))
+
+
+def _is_whole(data: bytes) -> bool:
+    """Whether a copy of the map's used part is of one publish."""
+    return _sequence(data) % 2 == 0 and _CRC.unpack_from(data, _CRC_AT)[0] == _checksum(data, _sequence(data))
 
 
 def _parse(data: bytes) -> MapSnapshot:

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from typing import Final
 
 MAX_UNFINISHED_BYTES: Final = 128 << 20  # of packets and lines whose end has not come; looked at once a second
+MAX_UNREAD_BYTES: Final = 256 << 20  # written and not taken: 2,000 clients that do not read, as much as each may have
 MAX_WILL_BYTES: Final = 64 << 20  # a thousand wills of the greatest size, a million usual ones
+MAX_FILTER_BYTES: Final = 128 << 20  # texts of all subscriptions: a million of 128 bytes; each may have 64 KB
 MAX_TOPIC_MEMORY_BYTES: Final = 256 << 20  # remembered targets; beyond it a connection's memory is started anew
 MAX_SURPLUS_BYTES: Final = 256 << 10  # of a record's key and headers beyond its packet: the MQTT topic four times over
 RECORD_OVERHEAD_BYTES: Final = 64  # about what a record takes beyond its bytes on the wire; the log counts for itself

@@ -24,14 +24,21 @@ from commitlog.durability import Durability, DurabilityName
 from core.logs import LimitedLog
 from ingest.counters import ListenerCounters
 from ingest.endpoints import first_port, peer_name, remove_unix_socket, tcp_sockets, unix_socket
-from ingest.limits import MAX_UNFINISHED_BYTES, Admission
+from ingest.limits import MAX_UNFINISHED_BYTES, MAX_UNREAD_BYTES, Admission
 from ingest.sessions import Sessions
+from ingest.together import Together
 
 _SLICES: Final = 10
 _SWEEP_S: Final = 1.0
 _CLOSE_PATIENCE_S: Final = 2.0  # for clients to take the acknowledgements written to them
 MAX_STASHED_BYTES: Final = 32 << 20  # chunks put aside under congestion by all connections of a listener together
 _HOLD_BYTES: Final = MAX_STASHED_BYTES // 2  # at which nobody is read from any more: the rest is for what is under way
+_PIECE_BYTES: Final = (
+    32 << 10
+)  # of a chunk taken at once: 256 KB of packets made to be slow hold everybody up for 1.6 s
+_MAX_CUT_BYTES: Final = (
+    _HOLD_BYTES // 2
+)  # put aside, at which large chunks are taken whole: fairness is not worth memory
 _REFUSALS_PER_SLICE: Final = 10  # connections ended for the full disk in 100 ms: 100 a second, whatever the fleet does
 DISK_FULL: Final = "disk full"
 _WRITE_HIGH_WATER_BYTES: Final = 64 << 10  # acknowledgements a client may leave unread before it is not read from
@@ -87,6 +94,12 @@ class Connection(asyncio.Protocol):
     def unfinished_size_bytes(self) -> int:
         """Bytes kept of what is not whole yet."""
 
+    @property
+    def unread_size_bytes(self) -> int:
+        """Bytes written to the client that are not in its socket yet: it does not read them."""
+        size_bytes: int = self.transport.get_write_buffer_size()
+        return size_bytes
+
     @abstractmethod
     def opened(self) -> None:
         """The connection was admitted."""
@@ -122,13 +135,18 @@ class Connection(asyncio.Protocol):
         self.opened()
 
     def data_received(self, data: bytes) -> None:
-        """A chunk arrived. Under congestion it is put aside, at most one per connection, and reading stops."""
+        """A chunk arrived. Under congestion it is put aside, at most one per connection, and reading stops.
+
+        One that is large is taken in pieces, so that a client whose packets are slow to take leaves others their turn.
+        """
         if self._refused:
             return
         if self.listener.log.congested or self._stashed:
             self._put_aside(data)
-            return
-        self.take(data)
+        elif len(data) > _PIECE_BYTES and self.listener.stashed_bytes + len(data) <= _MAX_CUT_BYTES:
+            self._take_piece(data)
+        else:
+            self.take(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone, whoever ended it."""
@@ -179,6 +197,16 @@ class Connection(asyncio.Protocol):
         self._closing_s += 1
         if self._closing_s > _CLOSING_S:
             self.transport.abort()
+
+    def _take_piece(self, data: bytes) -> None:
+        """Take the beginning of a large chunk, and the rest when others have had their turn."""
+        self.take(data[:_PIECE_BYTES])
+        if self.transport.is_closing() or self._refused:
+            return
+        self._stashed = data[_PIECE_BYTES:]
+        self.listener.stashed_bytes += len(self._stashed)
+        self.transport.pause_reading()
+        asyncio.get_running_loop().call_soon(self._take_stashed)
 
     def _put_aside(self, data: bytes) -> None:
         listener = self.listener
@@ -240,7 +268,8 @@ class Listener:
         self._max_connections = max_connections
         self._make = make
         self._admission = admission or Admission()
-        self._unfinished_bytes = [0] * _SLICES
+        self._all_unfinished: Together[Connection] = Together(_SLICES, lambda one: one.unfinished_size_bytes)
+        self._all_unread: Together[Connection] = Together(_SLICES, lambda one: one.unread_size_bytes)
         self._user_timeout_s = user_timeout_s
         self._servers: list[asyncio.AbstractServer] = []
         self._unix: list[tuple[Path, int]] = []
@@ -379,7 +408,7 @@ class Listener:
     def _sweep(self, index: int) -> None:
         for connection in list(self._slices[index]):
             connection.second_passed()
-        self._bound_unfinished(index)
+        self._bound_memory(index)
         self._end_refused(_REFUSALS_PER_SLICE)
         if index == 0:
             self.lines.flush()
@@ -387,16 +416,11 @@ class Listener:
         loop = asyncio.get_running_loop()
         self._sweep_timer = loop.call_later(_SWEEP_S / _SLICES, self._sweep, (index + 1) % _SLICES)
 
-    def _bound_unfinished(self, index: int) -> None:
-        """Where incomplete packets and lines take too much together, those with the longest have to go."""
-        by_size = [(connection.unfinished_size_bytes, connection) for connection in self._slices[index]]
-        self._unfinished_bytes[index] = sum(size_bytes for size_bytes, _ in by_size)
-        over = sum(self._unfinished_bytes) - MAX_UNFINISHED_BYTES
-        if over <= 0:
-            return
-        for size_bytes, connection in sorted(by_size, key=lambda pair: pair[0], reverse=True):
+    def _bound_memory(self, index: int) -> None:
+        """Where incomplete packets and lines, or what clients leave unread, take too much together."""
+        connections = self._slices[index]
+        for connection in self._all_unfinished.excess(index, connections, MAX_UNFINISHED_BYTES):
             connection.close("unfinished", abort=True, mend="fewer clients that send much at once, or smaller payloads")
-            self._unfinished_bytes[index] -= size_bytes
-            over -= size_bytes
-            if over <= 0:
-                return
+        for connection in self._all_unread.excess(index, connections, MAX_UNREAD_BYTES):
+            connection.close("unread", mend="clients have to read what they are sent, or ask for less")
+            connection.transport.abort()  # not even a client with a moment to take a reason takes any

@@ -122,7 +122,7 @@ class MqttListener(Listener):
             make=lambda: WebSocket(
                 MqttConnection(self),
                 max_packet_size_bytes=settings.max_packet_size_bytes,
-                origins=settings.websocket_origins or None,
+                origins=settings.websocket_origins,
             ),
         )
 
@@ -277,7 +277,7 @@ class MqttConnection(Connection):
         if core.acks:
             if self._unanswered is not None:
                 self._unanswered.append(core.acked_ids)
-            size_bytes = core.size_bytes + core.taken * RECORD_OVERHEAD_BYTES + len(core.acks)
+            size_bytes = core.size_bytes + (core.taken + 1) * RECORD_OVERHEAD_BYTES + len(core.acks)
             listener.log.appended(max(1, core.taken), size_bytes, self, core.acks, listener.durability)
         elif core.taken:
             size_bytes = core.size_bytes + core.taken * RECORD_OVERHEAD_BYTES
@@ -366,6 +366,10 @@ class MqttConnection(Connection):
         if self._aliases is not None and packet[0] >> 4 == _PUBLISH_TYPE:
             packet = self._aliases.applied(packet, self.max_packet_bytes)
         outgoing = self._outgoing
+        if not self._open and self._outgoing_bytes >= _FLUSH_BYTES:
+            # Answers to PUBRECs for what it cannot have got: nothing counts them for as long as the CONNACK waits.
+            self.close("overloaded", abort=True, mend="a client has to await its CONNACK before it answers messages")
+            return
         if not outgoing:
             self.listener.flush_soon(self)
         outgoing.append(packet)
@@ -575,7 +579,8 @@ class MqttConnection(Connection):
             return
         self._must_wait = False
         self._held += 1
-        self.listener.log.appended(1, len(out), _HeldAnswer(self), out, self.listener.durability)
+        size_bytes = len(out) + RECORD_OVERHEAD_BYTES
+        self.listener.log.appended(1, size_bytes, _HeldAnswer(self), out, self.listener.durability)
 
     def release(self, out: bytes) -> None:
         """The commit that `out` waited for is durable."""

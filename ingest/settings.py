@@ -37,8 +37,9 @@ class MqttSettings(Section):
     websocket_origins: tuple[str, ...] = Field(
         (),
         max_length=1000,
-        description="Web pages that may connect, as a browser names them (`https://plant.example`); any if none is "
-        "given. Clients without an `Origin` header, which are no browsers, may always.",
+        description="Web pages that may connect besides those of this machine and of the address that the request is "
+        "for, as a browser names them (`https://plant.example`); `*`: any. Others are refused (403). Clients without "
+        "an `Origin` header, which are no browsers, may always.",
     )
     unix_socket: Path | None = Field(
         None, description="A unix socket to listen on besides, such as `/run/headrace/mqtt.sock` (at most 100 bytes)."
@@ -81,7 +82,7 @@ class MqttSettings(Section):
     max_keep_alive_s: DurationS = quantity(
         "65535s",
         alias="max_keep_alive",
-        gt=0,
+        ge=1,
         le=65_535,
         description="Longest keep-alive; a client that asks for more, or for none, gets this one (5.0 clients are "
         "told). After one and a half times its keep-alive without a packet a client is taken for dead.",

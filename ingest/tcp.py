@@ -121,8 +121,9 @@ class TcpConnection(Connection):
         listener.counters.records += taken
         listener.counters.size_bytes += len(data)
         last = self._waited = first + len(lines) - 1
-        size_bytes = len(data) + taken * RECORD_OVERHEAD_BYTES
-        log.appended(taken, size_bytes, self, (first, last, refused), listener.durability)
+        answer = answers(first, last, refused) if refused else b"OK %d\n" % last
+        size_bytes = len(data) + len(answer) + (taken + 1) * RECORD_OVERHEAD_BYTES
+        log.appended(taken, size_bytes, self, (last, answer), listener.durability)
         if refused:
             self._tell(refused)
 
@@ -135,7 +136,8 @@ class TcpConnection(Connection):
         refused = [(number, DISK_FULL) for number, line in enumerate(lines, first) if line != b""]
         self.listener.counters.refused_lines[DISK_FULL] += len(refused)
         last = self._waited = first + len(lines) - 1
-        self.listener.log.appended(0, 0, self, (first, last, refused))
+        answer = answers(first, last, refused)
+        self.listener.log.appended(0, len(answer) + RECORD_OVERHEAD_BYTES, self, (last, answer))
 
     def tick(self) -> None:
         """See `Connection.tick`."""
@@ -162,9 +164,8 @@ class TcpConnection(Connection):
         """See `Waiter.committed`: the answers to a chunk's lines."""
         if self.transport.is_closing():
             return
-        first, last, refused = token
-        self.transport.write(answers(first, last, refused) if refused else b"OK %d\n" % last)
-        self._decided = last
+        self._decided, answer = token
+        self.transport.write(answer)
         if self._ended:
             self._end_if_answered()
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -24,15 +24,17 @@ from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request
 from websockets.protocol import State
 from websockets.server import ServerProtocol
-from websockets.typing import BytesLike, Origin, Subprotocol
+from websockets.typing import BytesLike, Subprotocol
 
 from ingest.listener import Connection
+from ingest.origins import is_loopback, origin_allowed
 
 SUBPROTOCOL: Final = Subprotocol("mqtt")
 MAX_HANDSHAKE_BYTES: Final = 16 << 10  # browsers send cookies along; 128 headers of 8 KB are nobody's
 _LEAST_FRAME_BYTES: Final = 1 << 20  # clients put what they have to say into one frame
 _FRAME_SURPLUS_BYTES: Final = 64 << 10  # the largest packet and small ones beside it
 _SLICE_BYTES: Final = 8 << 10  # taken apart at once: 1,365 frames at most, a few milliseconds of the loop
+_MAX_SHOWN_CHARS: Final = 200  # of what a client says of itself, in an answer to it
 _MAX_REASON_BYTES: Final = 120  # a close frame holds 123
 _CLOSE_CODES: Final = {
     "shutdown": CloseCode.GOING_AWAY,
@@ -53,25 +55,24 @@ class WebSocket(asyncio.Protocol):
         "_connection",
         "_frame",
         "_handshake_bytes",
+        "_origins",
         "_paused",
         "_rest",
         "_transport",
         "_websocket",
     )
 
-    def __init__(
-        self, connection: Connection, *, max_packet_size_bytes: int, origins: Sequence[str] | None = None
-    ) -> None:
-        """`origins`: the only values that a browser's `Origin` may have; None: any, and none."""
+    def __init__(self, connection: Connection, *, max_packet_size_bytes: int, origins: Collection[str] = ()) -> None:
+        """`origins`: what a browser's `Origin` may be besides what always may (`ingest.origins`)."""
         self._connection = connection
         self._transport: Any = None
         self._closing = self._paused = False
         self._rest = b""
         self._handshake_bytes = 0
         self._frame = object()
+        self._origins = origins
         self._websocket = ServerProtocol(
             subprotocols=[SUBPROTOCOL],
-            origins=None if origins is None else [None, *(Origin(origin) for origin in origins)],
             max_size=(None, max(max_packet_size_bytes, _LEAST_FRAME_BYTES) + _FRAME_SURPLUS_BYTES),
             logger=_log,
         )
@@ -167,6 +168,11 @@ class WebSocket(asyncio.Protocol):
         """See `asyncio.WriteTransport`."""
         self._transport.set_write_buffer_limits(high=high, low=low)
 
+    def get_write_buffer_size(self) -> int:
+        """See `asyncio.WriteTransport`."""
+        size_bytes: int = self._transport.get_write_buffer_size()
+        return size_bytes
+
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """See `asyncio.BaseTransport`: that of the socket."""
         return self._transport.get_extra_info(name, default)
@@ -211,11 +217,26 @@ class WebSocket(asyncio.Protocol):
     def _answer(self, request: Request) -> str:
         """Answer the handshake; why it is refused, "" if it is not."""
         websocket = self._websocket
-        response = websocket.accept(request)
+        if self._may_come(request):
+            response = websocket.accept(request)
+        else:
+            named = ", ".join(request.headers.get_all("Origin"))[:_MAX_SHOWN_CHARS]
+            what = f"Pages from {named!a} may not connect: mqtt.websocket_origins lists those that may.\n"
+            response = websocket.reject(HTTPStatus.FORBIDDEN, what)
         websocket.send_response(response)
         if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
             return ""
         return f"{response.status_code} {(response.body or b'').decode().strip()}"
+
+    def _may_come(self, request: Request) -> bool:
+        name = self._transport.get_extra_info("sockname")
+        headers = request.headers
+        return origin_allowed(
+            headers.get_all("Origin"),
+            headers.get_all("Host"),
+            self._origins,
+            on_loopback=not isinstance(name, tuple) or is_loopback(name[0].removeprefix("::ffff:")),
+        )
 
     def _shake_hands(self, data: bytes) -> bool:
         """Whether the request is still within its bounds."""

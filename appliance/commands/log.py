@@ -100,6 +100,7 @@ def dump(
     """Print records as JSON lines. Gaps are told on standard error."""
     from commitlog.dump import Selection
     from commitlog.reader import FileLogReader
+    from commitlog.rest_reader import open_reader
 
     if offset is not None and (first is not None or to is not None):
         raise BadRequestError("--offset names one record, --from and --to a range", mend="give one or the other")
@@ -113,7 +114,8 @@ def dump(
         since_ms=None if since is None else parse_time_ms(since, now_ms),
         until_ms=None if until is None else parse_time_ms(until, now_ms),
     )
-    with closing(FileLogReader(_directory(config, data_dir))) as reader:
+    directory = _directory(config, data_dir)
+    with closing(FileLogReader(directory) if follow else open_reader(directory)) as reader:
         try:
             _print_records(reader, selection, limit, follow=follow)
         except KeyboardInterrupt:
@@ -134,7 +136,7 @@ def _print_records(reader: LogReader, selection: Selection, limit: int | None, *
             where = f"{part.topic}-{part.partition}"
             typer.echo(f"gap: {where}: offsets {gap.first} to {gap.next - 1} ({gap.reason})", err=True)
         for record in part.records[:left]:
-            out.write(json_line(part.topic, part.partition, record) + b"\n")
+            out.write(json_line(part.topic, part.partition, record, in_journal=part.in_journal) + b"\n")
         out.flush()
         left -= len(part.records)
         if left <= 0:

@@ -58,6 +58,17 @@ class FilterTree(Generic[Leaf]):
             node.leaf = self._make()
         return node.leaf
 
+    def find(self, topic_filter: str) -> Leaf | None:
+        """The value of a filter; None where it is not there."""
+        if "+" not in topic_filter and "#" not in topic_filter:
+            return self._exact.get(topic_filter)
+        node: _Node[Leaf] | None = self._root
+        for level in topic_filter.split("/"):
+            if node is None:
+                return None
+            node = node.children.get(level)
+        return None if node is None else node.leaf
+
     def remove(self, topic_filter: str) -> None:
         """Forget a filter and what only led to it. Raises KeyError where it is not there."""
         if "+" not in topic_filter and "#" not in topic_filter:

@@ -73,13 +73,14 @@ class Opening:
         """
         client = Client(client_id=client_id, username=connect.username, peer=peer)
         will = self._checked(connect, client)
-        before = self._book.by_client_id.get(client_id)
+        before = known = self._book.by_client_id.get(client_id)
         if before is None and len(self._book) >= self._settings.max_sessions:
             raise RefusedError(ReasonCode.QUOTA_EXCEEDED, f"{len(self._book)} sessions are kept: mqtt.max_sessions")
         if before is not None and before.connection is not None:
             before.connection.end(TAKEN_OVER, ReasonCode.SESSION_TAKEN_OVER)
             before = self._book.by_client_id.get(client_id)  # it may have ended with its connection
         expiry_s = _expiry_s(connect, self._settings)
+        forgets = known is not None and known.durable and (before is None or connect.clean_session)
         if before is not None and connect.clean_session:
             self._ending.end_session(before)
             before = None
@@ -96,7 +97,7 @@ class Opening:
             changes.append(session_row(session))
         changes += self._replace_will(client_id, will)
         self._shared.change(changes)
-        return Opened(session=session, session_present=present, durable=bool(changes))
+        return Opened(session=session, session_present=present, durable=bool(changes) or forgets)
 
     def opened(self, session: MqttSession) -> None:
         """The CONNACK is on its way: what was not acknowledged is to be sent again [MQTT-4.4.0-1] [MQTT5-4.4.0-1]."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Final
 
 from commitlog.base import Appender, Header
@@ -24,8 +24,8 @@ class Retaining:
         self._promised: Counter[str] = Counter()  # topics in commits under way, and what those are going to take
         self._promised_new: set[str] = set()  # those of them under which nothing is retained yet
         self._promised_bytes = 0
-        self._waiting: list[Callable[[], None]] = []  # for what is open
-        self._in_flight: deque[list[Callable[[], None]]] = deque()  # for the commits under way, the oldest first
+        self._waiting: dict[Hashable, Callable[[], None]] = {}  # for what is open
+        self._in_flight: deque[dict[Hashable, Callable[[], None]]] = deque()  # for the commits under way, oldest first
         self.refused = 0
         """Messages that were taken and delivered, and not retained since there was no room."""
         log.before_commit(self._prepare)
@@ -70,7 +70,7 @@ class Retaining:
             else:
                 self.refused += 1
                 del staged[topic]
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting = self._waiting, {}
         self._in_flight.append(waiting)
         self._log.join(self, staged)
 
@@ -98,18 +98,26 @@ class Retaining:
         """
         return self._retained.sweep(now_ms, but=self._staged.keys() | self._promised.keys())
 
-    def when_settled(self, call: Callable[[], None]) -> None:
+    def when_settled(self, key: Hashable, call: Callable[[], None]) -> None:
         """Call when what was published by now is retained: at once, or after the commits that it is in.
+
+        Of calls with the same key that wait for the same commit, the last is made: commits may take their time, and a
+        client may subscribe again and again meanwhile.
 
         Otherwise somebody who subscribes between a publish and its commit would get it neither as a message nor as
         what is retained.
         """
         if self._staged:
-            self._waiting.append(call)
+            self._waiting[key] = call
         elif self._in_flight:
-            self._in_flight[-1].append(call)
+            self._in_flight[-1][key] = call
         else:
             call()
+
+    def forget(self, key: Hashable) -> None:
+        """Make no call with that key that waits."""
+        for calls in (self._waiting, *self._in_flight):
+            calls.pop(key, None)
 
     def committed(self, token: Any) -> None:
         """See `Waiter.committed`."""
@@ -119,7 +127,7 @@ class Retaining:
                 self._retained.remove(topic)
             else:
                 self._keep(message)
-        for call in self._in_flight.popleft():
+        for call in self._in_flight.popleft().values():
             call()
 
     def failed(self, token: Any) -> None:

@@ -8,8 +8,7 @@ room again, and when a slice of the log has arrived.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from commitlog.base import Record
@@ -19,7 +18,7 @@ from ingest.broker.counters import BrokerCounters
 from ingest.broker.fan_out import FanOut
 from ingest.broker.properties import properties_of
 from ingest.broker.queue import DeliveryQueue, Item, Received
-from ingest.broker.retained import RetainedMessage, RetainedMessages
+from ingest.broker.retained import RetainedMessage, RetainedMessages, Walk
 from ingest.broker.rows import StateRowError
 from ingest.broker.session import MqttSession, Outlet
 from ingest.broker.subscriptions import Subscription
@@ -59,7 +58,7 @@ class Sender:
         self._unreadable = unreadable
         self._loop = asyncio.get_running_loop()
         self._pumping: dict[MqttSession, None] = {}
-        self._retained_for: dict[MqttSession, deque[tuple[Iterator[str], Subscription]]] = {}
+        self._retained_for: dict[MqttSession, dict[str, tuple[Walk, Subscription]]] = {}  # by filter
 
     # -- what a client is sent
 
@@ -245,26 +244,33 @@ class Sender:
     # -- retained messages
 
     def send_retained(self, session: MqttSession, subscription: Subscription) -> None:
-        """Send what is retained for a new subscription, as fast as the client and the loop allow [MQTT-3.3.1-6]."""
+        """Send what is retained for a new subscription, as fast as the client and the loop allow [MQTT-3.3.1-6].
+
+        One that is made again while that is going on begins anew: there is one walk for each filter at most.
+        """
         if session.connection is None:
             return
-        waiting = self._retained_for.get(session)
-        if waiting is None:
-            waiting = self._retained_for[session] = deque()
-        waiting.append((self._retained.matching(subscription.filter), subscription))
+        waiting = self._retained_for.setdefault(session, {})
+        waiting.pop(subscription.filter, None)
+        waiting[subscription.filter] = self._retained.walk(subscription.filter), subscription
         self.soon(session)
+
+    def forget_retained(self, session: MqttSession, topic_filter: str) -> None:
+        """The subscription is gone: what is still to be sent of it is not."""
+        waiting = self._retained_for.get(session)
+        if waiting is not None and waiting.pop(topic_filter, None) is not None and not waiting:
+            del self._retained_for[session]
 
     def _pump_retained(self, session: MqttSession, connection: Outlet, budget: Budget) -> None:
         waiting = self._retained_for.get(session)
         while waiting and connection.can_take:
-            topics, subscription = waiting[0]
-            topic = next(topics, None)
-            if topic is None:
-                waiting.popleft()
-                continue
-            message = self._retained.get(topic, self._now_ms())
-            if message is not None:
-                self._offer_retained(session, connection, message, subscription)
+            topic_filter, (walk, subscription) = next(iter(waiting.items()))
+            for topic in walk.take(1):  # a step that finds nothing takes its time as well
+                message = self._retained.get(topic, self._now_ms())
+                if message is not None:
+                    self._offer_retained(session, connection, message, subscription)
+            if walk.done:
+                waiting.pop(topic_filter, None)
             if budget.spent:
                 self.soon(session)
                 break

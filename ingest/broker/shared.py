@@ -15,7 +15,7 @@ from ingest.broker.subscriptions import SubscriptionTree
 from ingest.broker.wills import Wills
 from ingest.settings import MqttSettings
 
-_PIECE_BYTES: Final = 256 << 10  # of rows that change together; far below what a commit of the smallest journal takes
+_TOGETHER_BYTES: Final = 256 << 10  # of rows in one commit: a sixteenth of the smallest journal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,21 +31,18 @@ class Shared:
     wills: Wills
 
     def change(self, rows: Sequence[Row]) -> None:
-        """Put rows into the open commit. More than a commit takes go in pieces, in their order."""
-        piece: list[Row] = []
-        size_bytes = 0
-        for row in rows:
-            row_size_bytes = row_bytes(row)
-            if piece and size_bytes + row_size_bytes > _PIECE_BYTES:
-                self._change_at_once(piece, size_bytes)
-                piece, size_bytes = [], 0
-            piece.append(row)
-            size_bytes += row_size_bytes
-        if piece:
-            self._change_at_once(piece, size_bytes)
+        """Put rows into the open commit, in their order; where they take too much for one, into those after it as well.
 
-    def _change_at_once(self, rows: Sequence[Row], size_bytes: int) -> None:
-        with self.log.whole(0, 0, size_bytes):
-            for row in rows:
-                self.log.change_reserved(row)
-        self.log.appended(1, size_bytes)
+        So what they come to must hold at any row: what others refer to is put before them. A session is
+        taken away before what belongs to it, so that it is never continued with a hole; the next start removes the rest.
+        """
+        at = 0
+        while at < len(rows):
+            size_bytes, end = row_bytes(rows[at]), at + 1
+            while end < len(rows) and (more_bytes := size_bytes + row_bytes(rows[end])) <= _TOGETHER_BYTES:
+                size_bytes, end = more_bytes, end + 1
+            with self.log.whole(0, 0, size_bytes):
+                for row in rows[at:end]:
+                    self.log.change_reserved(row)
+            self.log.appended(1, size_bytes)
+            at = end

@@ -11,7 +11,8 @@ from ingest.broker.rows import SUBSCRIPTIONS, Row, split_share, subscription_key
 from ingest.broker.sender import Sender
 from ingest.broker.session import MqttSession
 from ingest.broker.shared import Shared
-from ingest.broker.subscriptions import Subscription
+from ingest.broker.subscriptions import Subscription, TooManyLevelsError
+from ingest.limits import MAX_FILTER_BYTES
 from wire.mqtt.clauses import LEVEL_5
 from wire.mqtt.packets import RetainHandling, Subscribe, TopicSubscription, Unsubscribe
 from wire.mqtt.reasons import ReasonCode
@@ -52,6 +53,7 @@ class Subscribing:
         if not self._tree.has(session.client_id, topic_filter, share) and (
             self._tree.count_of(session.client_id) >= self._shared.settings.max_subscriptions_per_client
             or len(self._tree) >= self._shared.settings.max_subscriptions
+            or self._tree.size_bytes + len(wanted.filter) > MAX_FILTER_BYTES
         ):
             return ReasonCode.QUOTA_EXCEEDED
         subscription = Subscription(
@@ -64,14 +66,19 @@ class Subscribing:
             identifier=subscribe.properties.subscription_identifier,
             share=share,
         )
-        replaced = self._tree.add(subscription)
+        try:
+            replaced = self._tree.add(subscription)
+        except TooManyLevelsError:  # no room for wildcards: one client's many levels must not end another's connection
+            return ReasonCode.QUOTA_EXCEEDED
         if session.durable:
             changes.append(subscription_row(subscription))
         if share is None and (
             wanted.retain_handling is RetainHandling.SEND
             or (wanted.retain_handling is RetainHandling.SEND_IF_NEW and replaced is None)
         ):
-            self._retaining.when_settled(lambda: self._sender.send_retained(session, subscription))
+            self._retaining.when_settled(
+                (session, topic_filter), lambda: self._sender.send_retained(session, subscription)
+            )
         return _GRANTED[wanted.qos]
 
     def unsubscribe(self, session: MqttSession, unsubscribe: Unsubscribe) -> list[ReasonCode]:
@@ -82,6 +89,9 @@ class Subscribing:
             share, topic_filter = split_share(full_filter) if session.level == LEVEL_5 else (None, full_filter)
             removed = self._tree.remove(session.client_id, topic_filter, share)
             reasons.append(ReasonCode.SUCCESS if removed else ReasonCode.NO_SUBSCRIPTION_EXISTED)
+            if removed and share is None:
+                self._retaining.forget((session, topic_filter))
+                self._sender.forget_retained(session, topic_filter)
             if removed and session.durable:
                 changes.append((SUBSCRIPTIONS, subscription_key(session.client_id, full_filter), None))
         self._shared.change(changes)

@@ -48,6 +48,11 @@ class Subscription:
     share: str | None = None
 
     @property
+    def size_bytes(self) -> int:
+        """What its texts take, about; the client id is its session's."""
+        return len(self.filter) + len(self.share or "")
+
+    @property
     def full_filter(self) -> str:
         """The filter as the client wrote it: what it names in UNSUBSCRIBE."""
         return self.filter if self.share is None else f"$share/{self.share}/{self.filter}"
@@ -148,6 +153,8 @@ class SubscriptionTree:
 
     def __init__(self) -> None:
         self.generation = 0
+        self.size_bytes = 0
+        """What the texts of all subscriptions take, about: a character may be four bytes."""
         self._leaves: FilterTree[_Leaf] = FilterTree(_Leaf)
         self._clients: dict[str, dict[tuple[str | None, str], Subscription]] = {}
         self._count = 0
@@ -169,7 +176,9 @@ class SubscriptionTree:
             return replaced  # clients subscribe anew at every connect: nobody's cache has to go for that
         self._leaves.leaf(subscription.filter).put(subscription)
         self._clients.setdefault(subscription.client_id, {})[key] = subscription
-        self._count += replaced is None
+        if replaced is None:
+            self._count += 1
+            self.size_bytes += subscription.size_bytes
         self._changed(subscription.filter)
         return replaced
 
@@ -209,11 +218,8 @@ class SubscriptionTree:
 
     def members(self, share: str, topic_filter: str) -> Sequence[Subscription]:
         """The subscriptions of a group, in order of joining; none if there is no such group."""
-        leaf = self._leaves.leaf(topic_filter)
-        members = tuple(leaf.groups.get(share, {}).values())
-        if leaf.empty:
-            self._leaves.remove(topic_filter)
-        return members
+        leaf = self._leaves.find(topic_filter)
+        return () if leaf is None else tuple(leaf.groups.get(share, {}).values())
 
     def match(self, topic: str) -> Matched:
         """Who gets a message of an MQTT topic (a topic name, without wildcards)."""
@@ -230,6 +236,7 @@ class SubscriptionTree:
         if leaf.empty:
             self._leaves.remove(subscription.filter)
         self._count -= 1
+        self.size_bytes -= subscription.size_bytes
         self._changed(subscription.filter)
 
     def _changed(self, topic_filter: str) -> None:

@@ -12,7 +12,7 @@ import errno
 import itertools
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from commitlog.storage import Bytes
@@ -143,6 +143,11 @@ class MemoryDisk:
         with self._lock:
             self.step("names", path)
             return sorted({one.name for one in (*self._names, *self._dirs) if one.parent == path})
+
+    def sizes(self, path: Path) -> Mapping[str, int]:
+        with self._lock:
+            self.step("sizes", path)
+            return {one.name: len(inode.now) for one, inode in self._names.items() if one.parent == path}
 
     def make_dir(self, path: Path) -> None:
         """Directories are durable at once: what the log needs of them is tested on their contents."""

@@ -1,12 +1,15 @@
 """A small log written by fixed inputs: every kind of file, byte for byte as docs/formats.md says.
 
-`python -m tests.commitlog.golden_log` writes the golden files anew. That is a change of the format: it needs a decision
-record, and old files must stay readable.
+Files that were written once are never written anew: what is written differently today stands in a directory of its own
+(`GOLDEN_NOW`), beside what was written before (`GOLDEN`), which must stay readable.
+`python -m tests.commitlog.golden_log`
+adds to it what differs; that is a change of the format and needs a decision record.
 """
 
 from __future__ import annotations
 
 import shutil
+import tempfile
 from pathlib import Path
 
 from commitlog.base import ClosedWindow, TopicInfo, Watermark
@@ -23,6 +26,7 @@ from commitlog.watermarks import WatermarkWriter
 from commitlog.windows import window_change
 
 GOLDEN = Path(__file__).parent / "golden" / "log"
+GOLDEN_NOW = Path(__file__).parent / "golden" / "log-2"
 TOPIC_ID = bytes(range(16))
 JOURNAL_ID = 0x0123_4567_89AB_CDEF
 JOURNAL_BYTES = 1_024
@@ -57,7 +61,7 @@ def write_log(log_dir: Path) -> None:
     tables_dir = log_dir / "tables"
     for directory in (partition, tables_dir):
         storage.make_dir(directory)
-    write_meta(storage, log_dir, 4711)
+    write_meta(storage, log_dir, journal_inode=4711, journal_id=JOURNAL_ID, leader_epoch=3)
     write_metadata(storage, partition, TOPIC_ID)
     segment = Segment.fresh(storage, partition, BASE)
     offset = BASE
@@ -123,10 +127,21 @@ def write_map(run_dir: Path) -> None:
     writer._map.close()
 
 
+def files_of(directory: Path) -> dict[str, Path]:
+    """Every file below a directory, by its name from there."""
+    return {str(path.relative_to(directory)): path for path in sorted(directory.rglob("*")) if path.is_file()}
+
+
 def main() -> None:
-    shutil.rmtree(GOLDEN, ignore_errors=True)
-    write_log(GOLDEN)
-    write_map(GOLDEN / "run")
+    with tempfile.TemporaryDirectory() as name:
+        written = Path(name)
+        write_log(written)
+        write_map(written / "run")
+        known = files_of(GOLDEN) | files_of(GOLDEN_NOW)
+        for part, path in files_of(written).items():
+            if part not in known or known[part].read_bytes() != path.read_bytes():
+                (GOLDEN_NOW / part).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, GOLDEN_NOW / part)
 
 
 if __name__ == "__main__":

@@ -193,6 +193,12 @@ async def flushed(data_dir: Path, disk: MemoryDisk, count: int) -> EmbeddedLog:
     return log
 
 
+def without_checkpoint_and_journal(disk: MemoryDisk, data_dir: Path) -> None:
+    """The journal alone would bring back what it still holds."""
+    disk.remove(data_dir / LOG_DIR / CHECKPOINT_NAME)
+    disk.remove(data_dir / LOG_DIR / "journal")
+
+
 def segment(disk: MemoryDisk, data_dir: Path, base: int) -> bytearray:
     return disk.content(data_dir / LOG_DIR / "telemetry-0" / f"{base:020}.log")
 
@@ -212,7 +218,7 @@ async def test_without_a_checkpoint_damage_in_the_middle_is_reported_with_times_
     await log.close()
     places = batch_places(disk, tmp_path, 1)
     segment(disk, tmp_path, 1)[places[3] + 21 + 10] ^= 1  # its first timestamp: the records can still be read
-    disk.remove(tmp_path / LOG_DIR / CHECKPOINT_NAME)
+    without_checkpoint_and_journal(disk, tmp_path)
     log = await open_log(tmp_path, storage=disk)
     (cut,) = log.report.cuts
     assert (cut.first, cut.next, cut.devices) == (4, 5, ("m4",))
@@ -230,7 +236,7 @@ async def test_without_a_checkpoint_a_damaged_last_batch_has_its_offsets_skipped
     log = await flushed(tmp_path, disk, 4)
     await log.close()
     segment(disk, tmp_path, 1)[-1] ^= 1
-    disk.remove(tmp_path / LOG_DIR / CHECKPOINT_NAME)
+    without_checkpoint_and_journal(disk, tmp_path)
     log = await open_log(tmp_path, storage=disk)
     assert [(cut.first, cut.next) for cut in log.report.cuts] == [(3, 4)]
     (position,) = await log.append([record("telemetry", "m", "after")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -21,15 +22,18 @@ from tests.commitlog.log_support import Failures, RecordingWaiter, log_settings,
 pytestmark = pytest.mark.timeout(20)
 
 EIO = OSError(errno.EIO, "input/output error")
+FULL = OSError(errno.ENOSPC, "no space left on device")
 
 
 class FailingDisk(MemoryDisk):
-    """Refuses one kind of call on one kind of file from `fail` on."""
+    """Refuses one kind of call on one kind of file from `fail` on, so many times."""
 
-    def fail(self, operation: str, name: str) -> None:
+    def fail(self, operation: str, name: str, *, error: OSError = EIO, times: int = 1 << 30) -> None:
+        left = iter(range(times))
+
         def before(called: str, path: Path) -> None:
-            if called == operation and path.name.endswith(name):
-                raise EIO
+            if called == operation and path.name.endswith(name) and next(left, None) is not None:
+                raise error
 
         self.before = before
 
@@ -120,6 +124,60 @@ async def test_failure_behind_the_journal_loses_nothing_acknowledged(box: Box, n
     assert box.failures == [EIO]
     found = [value for _, value in (await box.recovered())["telemetry", 0]]
     assert found[: len(acknowledged)] == acknowledged
+
+
+CHECKPOINT_CALLS = [
+    ("write", "checkpoint.tmp"),
+    ("sync", "checkpoint.tmp"),
+    ("rename", "checkpoint"),
+    ("sync_dir", "log"),
+]
+
+
+async def until_refused(box: Box, acknowledged: list[bytes]) -> None:
+    """Append, with a checkpoint behind the first of it, until the log has failed."""
+    rolled = asyncio.create_task(box.log.roll("telemetry", "a checkpoint"))
+    with contextlib.suppress(UnavailableError):
+        while len(acknowledged) < 10_000:
+            value = b"v%d" % len(acknowledged)
+            await box.log.append([record("telemetry", "a", value)])
+            acknowledged.append(value)
+    with pytest.raises(UnavailableError):
+        await rolled
+
+
+@pytest.mark.parametrize("call", CHECKPOINT_CALLS, ids=" ".join)
+async def test_a_checkpoint_that_fails_loses_nothing(box: Box, call: tuple[str, str]) -> None:
+    """EIO from its write, its sync, its rename, the sync of its name: the log fails as a whole, and comes back."""
+    acknowledged = [b"first"]
+    box.disk.fail(*call)
+    await until_refused(box, acknowledged)
+    await box.log.close()
+    assert box.failures == [EIO]
+    found = await box.recovered()
+    assert [value for _, value in found["telemetry", 0]][: len(acknowledged)] == acknowledged
+
+
+@pytest.mark.parametrize("call", [CHECKPOINT_CALLS[1], CHECKPOINT_CALLS[3]], ids=" ".join)
+async def test_a_checkpoint_whose_sync_finds_no_space_fails_the_log(box: Box, call: tuple[str, str]) -> None:
+    """Space that a file system promised and then does not have: what was written may be gone, so nothing is retried."""
+    acknowledged = [b"first"]
+    box.disk.fail(*call, error=FULL)
+    await until_refused(box, acknowledged)
+    await box.log.close()
+    assert box.failures == [FULL]
+    found = await box.recovered()
+    assert [value for _, value in found["telemetry", 0]][: len(acknowledged)] == acknowledged
+
+
+@pytest.mark.parametrize("call", [CHECKPOINT_CALLS[0], CHECKPOINT_CALLS[2]], ids=" ".join)
+async def test_a_checkpoint_that_finds_no_space_takes_the_reserve(box: Box, call: tuple[str, str]) -> None:
+    box.disk.fail(*call, error=FULL, times=1)
+    checkpoints = box.log.checkpoints
+    window = await box.log.roll("telemetry", "a checkpoint")
+    assert window is not None
+    assert box.log.checkpoints > checkpoints
+    assert box.failures == []
 
 
 async def test_roll_under_way_is_failed(box: Box) -> None:

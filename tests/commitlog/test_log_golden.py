@@ -15,13 +15,15 @@ from commitlog.metadata import read_metadata
 from commitlog.report import read_report
 from commitlog.storage import SystemStorage, read_whole
 from commitlog.tables import read_snapshot, unpack
-from commitlog.version import FORMAT_VERSION, read_meta
+from commitlog.version import FORMAT_VERSION, JournalNote, read_journal_note, read_meta
 from commitlog.walk import FoundBatch, read_batch, walk
 from commitlog.watermarks import WatermarkMap
 from commitlog.windows import window_from_row
+from core.errors import UnavailableError
 from tests.commitlog.golden_log import (
     BASE,
     GOLDEN,
+    GOLDEN_NOW,
     JOURNAL_BYTES,
     JOURNAL_ID,
     START_MS,
@@ -29,12 +31,13 @@ from tests.commitlog.golden_log import (
     TOPIC_ID,
     WINDOW,
     a_checkpoint,
+    files_of,
     write_log,
     write_map,
 )
 
 STORAGE = SystemStorage()
-FILES = sorted(str(path.relative_to(GOLDEN)) for path in GOLDEN.rglob("*") if path.is_file())
+FILES = files_of(GOLDEN) | files_of(GOLDEN_NOW)
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +49,14 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_same_files_are_written(written: Path) -> None:
-    assert sorted(str(path.relative_to(written)) for path in written.rglob("*") if path.is_file()) == FILES
+    assert sorted(files_of(written)) == sorted(FILES)
     assert len(FILES) == 11
+    assert sorted(files_of(GOLDEN_NOW)) == ["meta.properties", "run/watermarks"], "what is written differently since"
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_the_same_bytes_are_written(written: Path, name: str) -> None:
-    assert (written / name).read_bytes() == (GOLDEN / name).read_bytes()
+    assert (written / name).read_bytes() == FILES[name].read_bytes()
 
 
 def test_the_segment_is_read() -> None:
@@ -98,15 +102,28 @@ def test_checkpoint_tables_and_small_files_are_read() -> None:
     assert window_from_row(unpack(row)) == WINDOW
     assert read_metadata(STORAGE, GOLDEN / "telemetry-0") == TOPIC_ID
     assert read_meta(STORAGE, GOLDEN) == {"version": str(FORMAT_VERSION), "journal.inode": "4711"}
+    assert read_journal_note(STORAGE, GOLDEN) == JournalNote(journal_id=None, leader_epoch=0, unsynced_records=None)
+    assert read_journal_note(STORAGE, GOLDEN_NOW) == JournalNote(
+        journal_id=JOURNAL_ID, leader_epoch=3, unsynced_records=0
+    )
     report = read_report(STORAGE, GOLDEN)
     assert report is not None
     assert [(cut.first, cut.next, cut.end_ms, cut.devices) for cut in report.cuts] == [(7, 9, None, ("m",))]
 
 
 def test_the_watermark_map_is_read() -> None:
-    with closing(WatermarkMap(GOLDEN / "run")) as marks:
+    with closing(WatermarkMap(GOLDEN_NOW / "run")) as marks:
         seen = marks.read()
         assert seen.topics == {"telemetry": TOPIC}
         assert seen.watermarks == {"telemetry": (Watermark(start=BASE, high=BASE + 36),)}
         assert marks.is_live(123_456 + 3_000)
         assert not marks.is_live(123_456 + 3_001)
+
+
+def test_a_watermark_map_of_before_is_refused_by_name() -> None:
+    """It is made anew at every start, so nobody has to read it; who meets one is told."""
+    with (
+        closing(WatermarkMap(GOLDEN / "run")) as marks,
+        pytest.raises(UnavailableError, match=r"another version: its format is 1, this program reads 2"),
+    ):
+        marks.read()

@@ -92,7 +92,7 @@ async def test_dying_at_every_call_of_recovery_ends_in_the_same_log(tmp_path: Pa
 
 
 @pytest.mark.parametrize("how", ["flipped", "cut", "empty", "gone"])
-async def test_without_a_checkpoint_only_what_the_journal_alone_holds_is_lost(tmp_path: Path, how: str) -> None:
+async def test_a_log_closed_in_order_loses_nothing_with_its_checkpoint(tmp_path: Path, how: str) -> None:
     disk = MemoryDisk()
     async with opened(tmp_path, storage=disk) as log:
         await log.create_topic("telemetry", 1)
@@ -138,6 +138,7 @@ async def test_offsets_of_a_window_are_not_used_again_when_its_records_are_lost(
     directory = log_path(tmp_path, partition_dir_name("telemetry", 0))
     disk.remove(directory / f"{0:020}.log")
     disk.remove(log_path(tmp_path, CHECKPOINT_NAME))
+    disk.remove(log_path(tmp_path, "journal"))
     log = await open_log(tmp_path, storage=disk, clock=clock)
     assert [(cut.first, cut.next) for cut in log.report.cuts] == [(0, 3)]
     with closing(FileLogReader(tmp_path, storage=disk, clock=clock)) as reader:

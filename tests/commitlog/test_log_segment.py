@@ -19,7 +19,7 @@ from commitlog.index import (
     time_entries,
 )
 from commitlog.placing import checked_position
-from commitlog.segment import INDEX_SUFFIX, TIMEINDEX_SUFFIX, Segment, base_offsets, segment_path
+from commitlog.segment import INDEX_SUFFIX, TIMEINDEX_SUFFIX, Redo, Segment, base_offsets, segment_path
 from commitlog.walk import FoundBatch, walk
 from tests.commitlog.commitlog_disk import MemoryDisk
 
@@ -191,7 +191,7 @@ def test_from_where_the_journal_has_it_the_segment_is_cut_and_what_is_behind_han
     for damaged in (2, 5):
         content[starts[damaged] + 62] ^= 1
     segment = Segment(disk, DIRECTORY, BASE)
-    walked = segment.recover(None, starts[4])
+    walked = segment.recover(None, Redo(from_byte=starts[4]))
     assert [(damage.first, damage.next) for damage in walked.damage] == [
         (headers[2].base_offset, headers[3].base_offset)
     ]
@@ -216,7 +216,7 @@ def test_going_on_from_a_durable_point_ends_as_a_whole_walk_does(seed: int) -> N
         segment.append(data, header.last_offset, header.max_timestamp_ms)
     for point, header in zip(points, headers, strict=True):
         again = Segment(copy, DIRECTORY, BASE)
-        walked = again.recover(point, None, header.base_offset)  # with gaps, which the journal would have to fill
+        walked = again.recover(point, next_offset=header.base_offset)  # with gaps, which the journal would have to fill
         assert walked.batches == sum(h.base_offset >= header.base_offset for h in headers)
         assert again.log_bytes == undisturbed.log_bytes
         assert indexes(copy)[0] == indexes(disk)[0]

@@ -117,8 +117,62 @@ def test_a_full_map_refuses(tmp_path: Path) -> None:
 
 def test_a_map_of_another_version_is_refused(tmp_path: Path, reader: WatermarkMap) -> None:
     (tmp_path / MAP_NAME).write_bytes(b"HRMARK99" + bytes(56))
-    with pytest.raises(UnavailableError, match="another version"):
+    with pytest.raises(UnavailableError, match="another version: its format is 99, this program reads 2") as refused:
         reader.read()
+    assert refused.value.mend
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"HRMARK", b"HRMARK02", b"HRMARK02" + bytes(63), bytes(500), b"HRMARK\xff\xff"]
+)
+def test_what_is_no_map_is_damaged(tmp_path: Path, reader: WatermarkMap, content: bytes) -> None:
+    (tmp_path / MAP_NAME).write_bytes(content)
+    with pytest.raises(UnavailableError, match="is damaged"):
+        reader.read()
+
+
+def flip(path: Path, at: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        (byte,) = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte ^ 1]))
+
+
+@pytest.mark.parametrize("at", [*range(16, 32), *range(40, 68), 72, 80, 100, 359])
+def test_a_flipped_bit_anywhere_but_in_the_heartbeat_is_told(tmp_path: Path, reader: WatermarkMap, at: int) -> None:
+    writer = writer_in(tmp_path, capacity=1)
+    writer.publish([(ONE, 0, mark(5))])
+    flip(tmp_path / MAP_NAME, at)
+    with pytest.raises(UnavailableError, match="fails its CRC"):
+        reader.read()
+    writer.close()
+
+
+def test_stores_that_are_seen_in_another_order_are_read_again(
+    tmp_path: Path, reader: WatermarkMap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A weakly ordered machine: the lock's even value, or the new CRC, is seen before some of the slots."""
+    writer = writer_in(tmp_path)
+    writer.publish([(ONE, partition, mark(1)) for partition in range(3)])
+    path = tmp_path / MAP_NAME
+    used = 72 + 3 * 288
+    old = path.read_bytes()[:used]
+    writer.publish([(ONE, partition, mark(2)) for partition in range(3)])
+    new = path.read_bytes()[:used]
+    crc = slice(64, 68)
+    seen = [
+        new[:72] + old[72:],  # the header before the slots
+        new[: 72 + 288] + old[72 + 288 :],  # a part of the slots
+        old[:72] + new[72:],  # the slots before the header
+        old[:64] + new[crc] + old[68:],
+        new[:8] + old[8:16] + new[16:],  # everything but the lock
+    ]
+    torn = list(seen)
+    monkeypatch.setattr(reader, "_used", lambda: torn.pop(0) if torn else new)
+    assert {one.high for one in reader.read().watermarks[ONE.name]} == {2}
+    assert torn == [], "none of them was taken for a publish"
+    writer.close()
 
 
 def test_a_reader_never_sees_half_a_publish(tmp_path: Path, reader: WatermarkMap) -> None:

@@ -13,13 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.commitlog.sim.sim_lives import Outcome, run_seed
+from tests.commitlog.sim.sim_lives import Breakage, Outcome, run_seed
 from tests.commitlog.sim.sim_seeds import seeds
 
 
 @pytest.mark.parametrize("seed", seeds())
 def test_a_recovered_log_holds_everything_acknowledged_or_shown(seed: int, volatile_dir: Path) -> None:
     run_seed(seed, volatile_dir / "data")
+
+
+@pytest.mark.parametrize("seed", seeds())
+def test_a_lost_checkpoint_loses_nothing_besides(seed: int, volatile_dir: Path) -> None:
+    run_seed(seed, volatile_dir / "data", Breakage(checkpoints=True))
 
 
 def test_a_seed_is_the_same_run_again_in_another_process(volatile_dir: Path) -> None:

@@ -202,6 +202,8 @@ def test_recovery_without_a_byte_waits_with_the_console_up_and_goes_on(tmp_path:
         pytest.param("fdatasync", "telemetry-0/00000000000000000000.log", id="segment-sync"),
         pytest.param("pwrite64", "telemetry-0/00000000000000000000.log", id="segment-write"),
         pytest.param("fdatasync", "checkpoint.tmp", id="checkpoint-sync"),
+        pytest.param("pwrite64", "checkpoint.tmp", id="checkpoint-write"),
+        pytest.param("/^rename", "checkpoint.tmp", id="checkpoint-rename"),
     ],
 )
 def test_a_failing_disk_call_ends_the_edge_and_loses_nothing(tmp_path: Path, call: str, name: str) -> None:

@@ -353,7 +353,7 @@ async def test_all_queues_together_are_bounded_by_ending_the_longest(tmp_path: P
 
 async def test_retained_messages_that_wait_count_as_well(tmp_path: Path) -> None:
     async with edge_box(tmp_path) as box:
-        box.broker._settings = box.broker._settings.model_copy(update={"max_queued_bytes": 300})
+        box.broker._backlog.max_size_bytes = 300
         other = await MqttClient.open(box, "other", 4)
         for number in range(200):
             other.put(Publish(topic=f"r/{number}", payload=b"1", qos=1, packet_id=number + 1, retain=True))

@@ -119,22 +119,35 @@ async def test_a_handshake_in_single_bytes_and_a_connect_right_behind_it(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("allowed", "origin", "let_in"),
+    ("allowed", "origins", "let_in"),
     [
-        ((), "https://elsewhere.example", True),
-        (("https://plant.example",), "https://plant.example", True),
-        (("https://plant.example",), None, True),
-        (("https://plant.example",), "https://elsewhere.example", False),
-        (("https://plant.example",), "null", False),
+        ((), (), True),
+        ((), ("http://localhost:8080",), True),
+        ((), ("http://127.0.0.1",), True),
+        ((), ("https://elsewhere.example",), False),
+        ((), ("null",), False),
+        ((), ("http://localhost", "https://elsewhere.example"), False),
+        (("https://plant.example",), ("https://plant.example",), True),
+        (("https://plant.example",), (), True),
+        (("https://plant.example",), ("http://localhost:8080",), True),
+        (("https://plant.example",), ("http://plant.example",), False),
+        (("https://plant.example",), ("https://plant.example.elsewhere.example",), False),
+        (("*",), ("https://elsewhere.example",), True),
     ],
 )
-async def test_origins_are_checked_where_some_are_given(
-    tmp_path: Path, allowed: tuple[str, ...], origin: str | None, let_in: bool
+async def test_which_pages_may_connect(
+    tmp_path: Path, allowed: tuple[str, ...], origins: tuple[str, ...], let_in: bool
 ) -> None:
     async with edge_box(tmp_path, mqtt=MqttSettings(websocket_origins=allowed)) as box:
         client = WebSocketClient(await Client.connect(box.websocket_port))
-        client.raw.send(request(**({} if origin is None else {"Origin": origin})))
-        assert (await client.head()).startswith(b"HTTP/1.1 101 " if let_in else b"HTTP/1.1 403 ")
+        client.raw.send(request()[:-2] + b"".join(b"Origin: %s\r\n" % one.encode() for one in origins) + b"\r\n")
+        if let_in:
+            assert (await client.head()).startswith(b"HTTP/1.1 101 ")
+            return
+        answer = await client.raw.rest()
+        assert answer.startswith(b"HTTP/1.1 403 ")
+        assert f"Pages from {', '.join(origins)!a} may not connect: mqtt.websocket_origins".encode() in answer
+        assert box.mqtt.counters.refused_connections == {"websocket handshake": 1}
 
 
 # Frames

@@ -46,7 +46,7 @@ from wire.mqtt.properties import (
     NO_SUBSCRIBE_PROPERTIES,
     NO_UNSUBSCRIBE_PROPERTIES,
 )
-from wire.mqtt.reasons import PacketType
+from wire.mqtt.reasons import PacketType, ReasonCode
 from wire.mqtt.topics import SHARE_PREFIX, check_topic_filter, check_topic_name
 
 # Types whose reserved flags are 0010 [MQTT-2.2.2-1]; a PUBLISH has flags of its own, all others are 0000.
@@ -62,6 +62,9 @@ _TYPES: Final[Mapping[int, Mapping[int, PacketType]]] = {
     LEVEL_3_1_1: {int(packet_type): packet_type for packet_type in PacketType if packet_type is not PacketType.AUTH},
     LEVEL_5: {int(packet_type): packet_type for packet_type in PacketType},
 }
+
+MAX_FILTERS: Final = 10_000
+"""Of one SUBSCRIBE or UNSUBSCRIBE: about 0.1 s of work. A packet of 1 MB could name 260,000."""
 
 # The options of a subscription, 5.0 section 3.8.3.1.
 _OPTION_QOS: Final = 0b0000_0011
@@ -132,14 +135,15 @@ def decode_publish(packet: bytes, body: int, level: int = LEVEL_3_1_1) -> Publis
 
 
 def decode_subscribe(packet: bytes, body: int, level: int = LEVEL_3_1_1) -> Subscribe:
-    """A SUBSCRIBE, section 3.8. The number of filters is bounded by the packet's size."""
+    """A SUBSCRIBE, section 3.8, of at most `MAX_FILTERS`."""
     reader = PacketReader(packet, body, level)
     packet_id = reader.packet_id()
     properties = NO_SUBSCRIBE_PROPERTIES
     if level == LEVEL_5:
         properties, reader.at = property_codec.SUBSCRIBE.read(packet, reader.at, len(packet))
-    subscriptions = []
+    subscriptions: list[TopicSubscription] = []
     while reader.left:
+        _bound_filters(len(subscriptions), reader)
         topic_filter = reader.string("topic filter")  # [MQTT-3.8.3-1] [MQTT5-3.8.3-1]
         check_topic_filter(topic_filter, level)
         subscriptions.append(_subscription(reader, topic_filter))
@@ -174,20 +178,33 @@ def _subscription(reader: PacketReader, topic_filter: str) -> TopicSubscription:
 
 
 def decode_unsubscribe(packet: bytes, body: int, level: int = LEVEL_3_1_1) -> Unsubscribe:
-    """An UNSUBSCRIBE, section 3.10."""
+    """An UNSUBSCRIBE, section 3.10, of at most `MAX_FILTERS`."""
     reader = PacketReader(packet, body, level)
     packet_id = reader.packet_id()
     properties = NO_UNSUBSCRIBE_PROPERTIES
     if level == LEVEL_5:
         properties, reader.at = property_codec.UNSUBSCRIBE.read(packet, reader.at, len(packet))
-    filters = []
+    filters: list[str] = []
     while reader.left:
+        _bound_filters(len(filters), reader)
         topic_filter = reader.string("topic filter")  # [MQTT-3.10.3-1] [MQTT5-3.10.3-1]
         check_topic_filter(topic_filter, level)
         filters.append(topic_filter)
     if not filters:
         raise _without_filter(reader, reader.clauses.unsubscribe_empty, "an UNSUBSCRIBE")
     return Unsubscribe(packet_id=packet_id, filters=tuple(filters), properties=properties)
+
+
+def _bound_filters(count: int, reader: PacketReader) -> None:
+    """No standard bounds them: the client is told that it is too much (5.0), not that it is wrong."""
+    if count == MAX_FILTERS:
+        raise ProtocolError(
+            reader.clauses.length,
+            f"a packet names more than {MAX_FILTERS} topic filters",
+            offset=reader.at,
+            mend="spread them over several packets",
+            reason_code=ReasonCode.QUOTA_EXCEEDED,
+        )
 
 
 def _without_filter(reader: PacketReader, clause: str, what: str) -> ProtocolError:

@@ -17,7 +17,7 @@ import errno
 import itertools
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -253,6 +253,14 @@ class SimStorage:
             return sorted(found.now) if found is not None else ()
 
         return self.call("names", path, act)
+
+    def sizes(self, path: Path) -> Mapping[str, int]:
+        def act() -> Mapping[str, int]:
+            found = self._disk.dir(path)
+            files = found.now.items() if found is not None else ()
+            return {name: len(one.now) for name, one in files if isinstance(one, _File)}
+
+        return self.call("sizes", path, act)
 
     def make_dir(self, path: Path) -> None:
         def act() -> None:

@@ -23,7 +23,7 @@ from unittest.mock import patch
 
 import commitlog.engine
 import commitlog.space
-from commitlog.checkpoint import read_checkpoint
+from commitlog.checkpoint import CHECKPOINT_NAME, read_checkpoint
 from commitlog.embedded import EmbeddedLog
 from commitlog.reader import FileLogReader
 from commitlog.replay import JOURNAL_NAME
@@ -68,6 +68,7 @@ class Outcome:
     starts_on_full: int = 0
     lost: int = 0
     followed: int = 0
+    checkpoints_lost: int = 0
 
 
 class Simulation:
@@ -202,6 +203,8 @@ class Simulation:
         self.clock.loop = self._loop
         self.bell = SimBell()
         self._opened = self._faulted = self._following = False
+        if peaceful and not self._ever_opened:
+            self._full_until_s = 0.0  # only the very first start asks for the room that it needs
         self.outcome.starts_on_full += self._is_full()
         self._follower.begin(self._loop.threads)
         self._crash_in = self._fault_in = self._full_in = 0
@@ -231,6 +234,21 @@ class Simulation:
             self.model.cut = True
             self.outcome.power_cuts += 1
             self.recent.append(f"-- the power is cut, {loss.value}")
+        if self._breakage.checkpoints and self.rng.random() < 0.5:
+            self._lose_checkpoint()
+
+    def _lose_checkpoint(self) -> None:
+        path = self.data_dir / LOG_DIR / CHECKPOINT_NAME
+        with contextlib.suppress(FileNotFoundError):  # killed before there was one
+            content = self.disk.content(path)
+            if self.rng.random() < 0.5:
+                content[self.rng.randrange(len(content))] ^= 1 << self.rng.randrange(8)
+            else:
+                SimStorage(self.disk, self.rng).remove(path)
+                SimStorage(self.disk, self.rng).sync_dir(path.parent)
+            self.outcome.checkpoints_lost += 1
+            self.model.starts.clear()  # a deletion that was decided and not begun is undone
+            self.recent.append("-- the checkpoint is damaged or lost")
 
     async def _process(self, *, last: bool) -> None:
         failures = Failures()

@@ -48,12 +48,14 @@ class Breakage:
     """How a log is broken on purpose: its storage, other names of `commitlog` replaced.
 
     `slow`, `dies_syncing`: how often its disk stalls, and in the sync of which file it dies, so that the fault shows.
+    `checkpoints`: between two lives the checkpoint may be damaged or lost, which breaks no promise.
     """
 
     storage_class: type[SimStorage] = SimStorage
     patches: dict[str, object] = field(default_factory=dict)
     slow: float | None = None
     dies_syncing: str | None = None
+    checkpoints: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -174,7 +174,7 @@ class Broker:
         for will in self.wills.take_due(now_ms):
             self.will_publisher.publish(will)
         self.ending.expire(now_ms)
-        self._shared.change([(RETAINED, topic, None) for topic in self.retained.sweep(now_ms)])
+        self._shared.change([(RETAINED, topic, None) for topic in self._retaining.sweep(now_ms)])
         self._backlog.look()
 
     def figures(self) -> BrokerFigures:

@@ -6,13 +6,13 @@ the loop for at most `SLICE_S` before others have their turn. A subscriber that 
 goes on when its connection and its receive maximum have room again.
 
 How many sessions hold slices at once is bounded; the others wait in line, and one that has had its turn stands at the
-end of it again.
+end of it again. One that takes nothing while others wait gives its slices back: its client may never read again.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from time import monotonic
@@ -31,6 +31,10 @@ MAX_READING: Final = 16  # sessions that hold slices at once, some 2 MB each wit
 _SLICE_BYTES: Final = 64 << 10  # as stored; about one batch
 _TURN_ITEMS: Final = 20_000  # after so many messages a session lets others have its slices
 _NOT_YET_S: Final = 0.02  # a record may be in its segment only at the next flush
+IDLE_S: Final = 0.25  # who has taken nothing for so long while others wait: a client that answers at all is quicker
+
+
+_Resume = Callable[[MqttSession], None]
 
 
 class GoneError(HeadraceError):
@@ -45,10 +49,15 @@ class GoneError(HeadraceError):
 
 @dataclass(slots=True)
 class _Cursor:
-    """A slice of one partition on its way through: records before `next` have been passed."""
+    """A slice of one partition on its way through: it can tell of `first_offset` <= offset < `next_offset`.
+
+    `first_offset` moves as records are passed. A queue may name an offset before it: what a member of a shared
+    subscription has left comes behind newer messages.
+    """
 
     records: Iterator[Record]
     ahead: Record | None
+    first_offset: int
     next_offset: int
     expired_below: int
 
@@ -64,31 +73,34 @@ class CatchUp:
         self._reader: LogReader | None = None
         self._loop = asyncio.get_running_loop()
         self._cursors: dict[MqttSession, dict[tuple[str, int], _Cursor]] = {}
-        self._resume: dict[MqttSession, Callable[[MqttSession], None]] = {}
-        self._waiting: deque[MqttSession] = deque()
+        self._reading: dict[MqttSession, object] = {}  # who waits for a read, and which one: an older one is nobody's
+        self._waiting: OrderedDict[MqttSession, _Resume] = OrderedDict()
         self._taken: dict[MqttSession, int] = {}
+        self._active_s: dict[MqttSession, float] = {}
+        self._admitting = False
+        self._idle_timer: asyncio.TimerHandle | None = None
         self.slices = 0
 
-    def record(
-        self, session: MqttSession, topic: str, partition: int, offset: int, resume: Callable[[MqttSession], None]
-    ) -> Record | None:
+    def record(self, session: MqttSession, topic: str, partition: int, offset: int, resume: _Resume) -> Record | None:
         """The record at that place, or None: then `resume(session)` is called when it is worth asking again.
 
-        To be asked for the records of a session in the order of its queue. Raises GoneError.
+        Quick for the records of a session in the order of their offsets. Raises GoneError.
         """
         cursors = self._cursors.get(session)
         if cursors is None:
             if len(self._cursors) >= MAX_READING:
                 self._wait(session, resume)
                 return None
+            self._waiting.pop(session, None)
             cursors = self._cursors[session] = {}
             self._taken[session] = 0
         elif self._taken[session] >= _TURN_ITEMS and self._waiting:
             self.leave(session)
             self._wait(session, resume)
             return None
+        self._active_s[session] = self._loop.time()
         cursor = cursors.get((topic, partition))
-        if cursor is not None:
+        if cursor is not None and offset >= cursor.first_offset:
             found = _advance(cursor, offset)
             if found is not None:
                 self._taken[session] += 1
@@ -102,56 +114,82 @@ class CatchUp:
 
     def leave(self, session: MqttSession) -> None:
         """The session has caught up, or its connection is gone."""
-        self._resume.pop(session, None)
+        self._waiting.pop(session, None)
+        self._reading.pop(session, None)
         self._taken.pop(session, None)
+        self._active_s.pop(session, None)
         if self._cursors.pop(session, None) is not None:
-            self._next_in_line()
+            self._admit_soon()
 
     async def close(self) -> None:
         """Read nothing more."""
         self._cursors.clear()
         self._waiting.clear()
-        self._resume.clear()
+        self._reading.clear()
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
         await self._worker.run(self._close_reader)
         await self._worker.close()
 
     # -- in the loop
 
-    def _wait(self, session: MqttSession, resume: Callable[[MqttSession], None]) -> None:
-        if session not in self._resume:
-            self._resume[session] = resume
-            self._waiting.append(session)
+    def _wait(self, session: MqttSession, resume: _Resume) -> None:
+        self._waiting.setdefault(session, resume)
+        if self._idle_timer is None:
+            self._idle_timer = self._loop.call_later(IDLE_S, self._end_idle)
 
-    def _next_in_line(self) -> None:
-        while self._waiting:
-            session = self._waiting.popleft()
-            resume = self._resume.pop(session, None)
-            if resume is not None:
-                self._loop.call_soon(resume, session)
-                return
+    def _admit_soon(self) -> None:
+        if self._waiting and not self._admitting:
+            self._admitting = True
+            self._loop.call_soon(self._admit)
 
-    def _request(
-        self, session: MqttSession, topic: str, partition: int, offset: int, resume: Callable[[MqttSession], None]
-    ) -> None:
-        if session in self._resume:
+    def _admit(self) -> None:
+        """Let the next one in line try; it may have no use for the room, and then the one behind it has."""
+        self._admitting = False
+        if self._waiting and len(self._cursors) < MAX_READING:
+            session, resume = self._waiting.popitem(last=False)
+            self._admit_soon()
+            resume(session)
+
+    def _end_idle(self) -> None:
+        """Those who hold slices and take nothing from them stand in nobody's way."""
+        self._idle_timer = None
+        if not self._waiting:
+            return
+        idle_since_s = self._loop.time() - IDLE_S
+        for session in [one for one, active_s in self._active_s.items() if active_s <= idle_since_s]:
+            if session not in self._reading:  # when its client takes something again it asks again
+                self.leave(session)
+        self._idle_timer = self._loop.call_later(IDLE_S, self._end_idle)
+
+    def _request(self, session: MqttSession, topic: str, partition: int, offset: int, resume: _Resume) -> None:
+        if session in self._reading:
             return  # one read of a session at a time
-        self._resume[session] = resume
+        request = self._reading[session] = object()
         self._worker.submit(
             lambda: self._read(topic, partition, offset),
-            lambda result: self._arrived(session, topic, partition, offset, result),
+            lambda result: self._arrived(session, request, resume, topic, partition, offset, result),
         )
 
     def _arrived(
-        self, session: MqttSession, topic: str, partition: int, offset: int, result: Slice | OSError | HeadraceError
+        self,
+        session: MqttSession,
+        request: object,
+        resume: _Resume,
+        topic: str,
+        partition: int,
+        offset: int,
+        result: Slice | OSError | HeadraceError,
     ) -> None:
-        resume = self._resume.pop(session, None)
-        cursors = self._cursors.get(session)
-        if resume is None or cursors is None:
-            return  # it has left meanwhile
+        if self._reading.get(session) is not request:
+            return  # it has left meanwhile, and may have come again: its queue then begins anew
         if isinstance(result, Slice):
             self.slices += 1
             if result.next_offset > offset:
-                cursors[topic, partition] = _Cursor(iter(result.records), None, result.next_offset, _expired(result))
+                del self._reading[session]
+                self._cursors[session][topic, partition] = _Cursor(
+                    iter(result.records), None, offset, result.next_offset, _expired(result)
+                )
                 resume(session)
                 return
         else:
@@ -162,12 +200,11 @@ class CatchUp:
                 mend="it is tried again until it can be",
             )
         # At the end of what is readable (or the disk does not answer): the next flush brings it.
-        self._resume[session] = resume
-        self._loop.call_later(_NOT_YET_S, self._again, session)
+        self._loop.call_later(_NOT_YET_S, self._again, session, request, resume)
 
-    def _again(self, session: MqttSession) -> None:
-        resume = self._resume.pop(session, None)
-        if resume is not None:
+    def _again(self, session: MqttSession, request: object, resume: _Resume) -> None:
+        if self._reading.get(session) is request:
+            del self._reading[session]
             resume(session)
 
     # -- in the thread
@@ -188,6 +225,7 @@ class CatchUp:
 
 def _advance(cursor: _Cursor, offset: int) -> Record | None:
     """The record at an offset, if the slice has it; records before it are passed."""
+    cursor.first_offset = offset
     record = cursor.ahead
     while record is None or record.offset < offset:
         record = next(cursor.records, None)

@@ -81,6 +81,8 @@ class Ending:
         self._book.remove(session)
         self._fan_out.waiting.pop(session, None)
         changes: list[Row] = []
+        if session.durable:  # first: should only a part of them become durable, the next start removes the others
+            changes.append((SESSIONS, session.client_id, None))
         for subscription in self._shared.tree.remove_all(session.client_id):
             if session.durable:
                 changes.append((SUBSCRIPTIONS, subscription_key(session.client_id, subscription.full_filter), None))
@@ -90,7 +92,6 @@ class Ending:
         if session.durable:
             received = session.received_ids or ()
             changes += ((RECEIVED, received_key(session.client_id, number), None) for number in received)
-            changes.append((SESSIONS, session.client_id, None))
         self._shared.change(changes)
 
     def expire(self, now_ms: int) -> None:

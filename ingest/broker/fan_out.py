@@ -12,6 +12,7 @@ counted [MQTT-4.3.1].
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 from weakref import WeakValueDictionary
@@ -64,7 +65,7 @@ class FanOut:
         self._staged: list[Staged] = []
         self._turns: WeakValueDictionary[tuple[str, str], Turn] = WeakValueDictionary()
         self._enqueued: dict[MqttSession, None] = {}
-        self._touched: dict[MqttSession, None] = {}
+        self._touched: OrderedDict[MqttSession, None] = OrderedDict()  # who has waited longest is first
         self._under_way: dict[MqttSession, int] = {}
         log.before_commit(self._prepare)
 
@@ -194,15 +195,13 @@ class FanOut:
             self._take_rows(session)
         left_bytes = TOUCHED_BYTES
         while self._touched and left_bytes > 0:
-            session, _ = self._touched.popitem()
+            session, _ = self._touched.popitem(last=False)
             if session not in taken:
                 left_bytes -= self._take_rows(session)
                 taken[session] = None
         staged, self._staged = self._staged, []
         if taken or staged:
             self._log.join(self, (taken, staged))
-        if self._touched:
-            self._log.appended(1, ROW_BYTES)
 
     def _take_rows(self, session: MqttSession) -> int:
         rows = session.queue.take_changes()
@@ -226,6 +225,8 @@ class FanOut:
         taken: dict[MqttSession, None]
         staged: list[Staged]
         taken, staged = token
+        if self._touched:  # there were more than one commit takes; while it is being taken nothing may ask for the next
+            self._log.appended(1, ROW_BYTES)
         for session in taken:
             self._rows_durable(session)
         for message in staged:
@@ -238,7 +239,7 @@ class FanOut:
     def _deliver(self, message: Staged) -> None:
         publication, offset, payload, timestamp_ms, numbers, picks = message
         for session, frame in publication.once:
-            self._send_once(session, frame, payload)
+            self._send_once(session, frame, payload, publication)
         for session, frame, kind in publication.live:
             self._send_live(session, frame, kind, publication, offset, payload, timestamp_ms)
         if numbers is not None:
@@ -247,7 +248,7 @@ class FanOut:
         if picks is not None:
             for session, frame, picked, number_or_none in picks:
                 if picked is None:
-                    self._send_once(session, frame, payload)
+                    self._send_once(session, frame, payload, publication)
                 elif number_or_none is None and session.connection is None:
                     self.hand_over(picked, offset)  # it has ended since it was chosen, and nothing was sent
                 elif number_or_none is None:
@@ -258,11 +259,13 @@ class FanOut:
     def failed(self, token: Any) -> None:
         """See `Waiter.failed`: nothing that was not committed is delivered, and the process ends."""
 
-    def _send_once(self, session: MqttSession, frame: Frame, payload: bytes) -> None:
+    def _send_once(self, session: MqttSession, frame: Frame, payload: bytes, publication: Publication) -> None:
         connection = session.connection
         if connection is None or not connection.can_take:
             self._counters.dropped_qos_0 += 1
             return
+        if frame.level != session.level:  # its client came back meanwhile, with another version
+            frame = publication.frame_for(session, frame)
         packet = frame.packet(payload)
         if len(packet) > connection.max_packet_bytes:
             self._counters.dropped_too_large += 1  # [MQTT5-3.1.2-25]

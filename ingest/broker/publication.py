@@ -16,11 +16,15 @@ from typing import Final, Protocol
 
 from commitlog.base import Header
 from ingest.broker.chunk import Kind
+from ingest.broker.properties import headers_of
 from ingest.broker.session import MqttSession
 from ingest.broker.subscriptions import Match, Subscription
 from wire.mqtt.events import Append
 from wire.mqtt.frame import Frame, sent_with
 from wire.mqtt.properties import PublishProperties
+
+_PUBLICATION_BYTES: Final = 1_500  # with the packet's frame for one kind of subscriber
+_DELIVERY_BYTES: Final = 250  # a tuple and a kind of its own
 
 Delivery = tuple[MqttSession, Frame, Kind | None]
 """A session, the packet it gets, and what its queue notes; no kind for QoS 0, which is never queued."""
@@ -61,6 +65,9 @@ class SharedGroup:
     def __init__(self, deliveries: Sequence[Delivery], turn: Turn) -> None:
         self._deliveries = deliveries
         self._turn = turn
+
+    def __len__(self) -> int:
+        return len(self._deliveries)
 
     def pick(self) -> Delivery:
         """Whose turn it is."""
@@ -113,12 +120,13 @@ class Stage(Protocol):
 class Publication:
     """See the module."""
 
-    __slots__ = ("_append", "_frames", "_stage", "durable", "live", "once", "published", "shared")
+    __slots__ = ("_append", "_frames", "_properties_bytes", "_stage", "durable", "live", "once", "published", "shared")
 
     def __init__(self, published: Published, append: Append, stage: Stage) -> None:
         self.published = published
         self._append = append
         self._stage = stage
+        self._properties_bytes = sum(len(name) + len(value or b"") for name, value in headers_of(published.properties))
         self._frames: dict[tuple[int, int, bool, tuple[int, ...]], Frame] = {}
         self.once: list[tuple[MqttSession, Frame]] = []
         """Deliveries of QoS 0."""
@@ -158,6 +166,15 @@ class Publication:
                 turn,
             )
         )
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes, about; it does not change once everybody who gets it is in it.
+
+        Where every message has properties of its own (a correlation, a time) each has a publication of its own.
+        """
+        deliveries = len(self.once) + len(self.live) + len(self.durable) + sum(map(len, self.shared))
+        return _PUBLICATION_BYTES + _DELIVERY_BYTES * deliveries + 4 * self._properties_bytes
 
     @property
     def wanted(self) -> bool:
@@ -205,6 +222,12 @@ class Publication:
             group=group,
         )
         return session, frame, kind
+
+    def frame_for(self, session: MqttSession, frame: Frame) -> Frame:
+        """The same packet in the version that the session has now."""
+        keys = [key for key, known in self._frames.items() if known is frame]
+        _, qos, retain, identifiers = keys[0]
+        return self.frame(session.level, qos, retain, identifiers)
 
     def frame(self, level: int, qos: int, retain: bool, identifiers: tuple[int, ...]) -> Frame:
         """The packet for subscribers of one kind."""

@@ -8,14 +8,25 @@ here, first in, first out, within a bound; what has gone is read from the log.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 MAX_RECENT_BYTES: Final = 32 << 20  # of payloads, for all subscribers together; some 100,000 readings
 _ENTRY_BYTES: Final = 200  # what an entry takes besides its payload
 
 Place = tuple[str, int, int]
 """(topic of the log, partition, offset)."""
-P = TypeVar("P")
+
+
+class Sized(Protocol):
+    """What many messages were published as."""
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes in memory, about."""
+        ...
+
+
+P = TypeVar("P", bound=Sized)
 
 
 class Recent(Generic[P]):
@@ -23,6 +34,7 @@ class Recent(Generic[P]):
 
     def __init__(self, max_bytes: int = MAX_RECENT_BYTES) -> None:
         self._entries: OrderedDict[Place, tuple[P, bytes, int]] = OrderedDict()
+        self._shared: dict[P, int] = {}  # in how many entries it stands: counted once, for many or for one
         self._max_bytes = max_bytes
         self.size_bytes = 0
 
@@ -35,9 +47,13 @@ class Recent(Generic[P]):
             return
         self._entries[place] = (publication, payload, timestamp_ms)
         self.size_bytes += len(payload) + _ENTRY_BYTES
+        if publication in self._shared:
+            self._shared[publication] += 1
+        else:
+            self._shared[publication] = 1
+            self.size_bytes += publication.size_bytes
         while self.size_bytes > self._max_bytes:
-            _, (_, oldest, _) = self._entries.popitem(last=False)
-            self.size_bytes -= len(oldest) + _ENTRY_BYTES
+            self._drop_oldest()
 
     def get(self, place: Place) -> tuple[P, bytes, int] | None:
         """(publication, payload, time received), if it is still here."""
@@ -46,4 +62,13 @@ class Recent(Generic[P]):
     def clear(self) -> None:
         """Nobody is behind any more."""
         self._entries.clear()
+        self._shared.clear()
         self.size_bytes = 0
+
+    def _drop_oldest(self) -> None:
+        _, (publication, payload, _) = self._entries.popitem(last=False)
+        self.size_bytes -= len(payload) + _ENTRY_BYTES
+        self._shared[publication] -= 1
+        if not self._shared[publication]:
+            del self._shared[publication]
+            self.size_bytes -= publication.size_bytes

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -106,6 +106,10 @@ class RetainedMessages:
         """Messages retained, expired ones until they are swept."""
         return len(self._messages)
 
+    def __contains__(self, topic: str) -> bool:
+        """Whether something is retained under a topic, expired or not."""
+        return topic in self._messages
+
     def get(self, topic: str, now_ms: int) -> RetainedMessage | None:
         """What is retained under a topic; None also for what has expired [MQTT5-3.3.2-5]."""
         message = self._messages.get(topic)
@@ -113,12 +117,13 @@ class RetainedMessages:
             return None
         return message
 
-    def has_room(self, message: RetainedMessage) -> bool:
-        """Whether `set` would take it."""
+    def has_room(self, message: RetainedMessage, promised: Collection[str] = (), promised_size_bytes: int = 0) -> bool:
+        """Whether `set` would take it, besides messages that take so many bytes, `promised` being their new topics."""
         replaced = self._messages.get(message.topic)
         size_bytes = self.size_bytes + message.size_bytes - (replaced.size_bytes if replaced is not None else 0)
+        count = len(self._messages) + len(promised) + (replaced is None and message.topic not in promised)
         try:
-            self._check_room(message, size_bytes, len(self._messages) + (replaced is None))
+            self._check_room(message, size_bytes + promised_size_bytes, count)
         except RetainedFullError:
             return False
         return True
@@ -134,10 +139,17 @@ class RetainedMessages:
         replaced = self._messages.get(message.topic)
         size_bytes = self.size_bytes + message.size_bytes - (replaced.size_bytes if replaced is not None else 0)
         self._check_room(message, size_bytes, len(self._messages) + (replaced is None))
+        return self.put(message)
+
+    def put(self, message: RetainedMessage) -> RetainedMessage | None:
+        """As `set`, for what there was room for when it was promised (`has_room`)."""
+        replaced = self._messages.get(message.topic)
         if replaced is None:
             insort(self._order, _key(message.topic))
+        else:
+            self.size_bytes -= replaced.size_bytes
         self._messages[message.topic] = message
-        self.size_bytes = size_bytes
+        self.size_bytes += message.size_bytes
         if message.expires_ms is not None:
             heapq.heappush(self._expiries, (message.expires_ms, message.topic))
             if len(self._expiries) > 2 * len(self._messages) + _SPARE_EXPIRIES:
@@ -152,15 +164,25 @@ class RetainedMessages:
             self.size_bytes -= removed.size_bytes
         return removed
 
-    def sweep(self, now_ms: int, *, max_messages: int = 1000) -> Sequence[str]:
-        """Remove what has expired at `now_ms`, at most so many (about 10 ms of them); returns their topics."""
+    def sweep(self, now_ms: int, *, max_messages: int = 1000, but: Collection[str] = ()) -> Sequence[str]:
+        """Remove what has expired at `now_ms`, at most so many (about 10 ms of them); returns their topics.
+
+        Those of `but` wait for the next sweep.
+        """
         swept: list[str] = []
+        later: list[tuple[int, str]] = []
         while self._expiries and self._expiries[0][0] <= now_ms and len(swept) < max_messages:
             expires_ms, topic = heapq.heappop(self._expiries)
             message = self._messages.get(topic)
-            if message is not None and message.expires_ms == expires_ms:
-                self.remove(topic)
-                swept.append(topic)
+            if message is None or message.expires_ms != expires_ms:
+                continue
+            if topic in but:
+                later.append((expires_ms, topic))
+                continue
+            self.remove(topic)
+            swept.append(topic)
+        for entry in later:
+            heapq.heappush(self._expiries, entry)
         return swept
 
     def walk(self, topic_filter: str) -> Walk:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Final
 
@@ -21,6 +21,9 @@ class Retaining:
         self._log = log
         self._retained = retained
         self._staged: dict[str, RetainedMessage | None] = {}
+        self._promised: Counter[str] = Counter()  # topics in commits under way, and what those are going to take
+        self._promised_new: set[str] = set()  # those of them under which nothing is retained yet
+        self._promised_bytes = 0
         self._waiting: dict[Hashable, Callable[[], None]] = {}  # for what is open
         self._in_flight: deque[dict[Hashable, Callable[[], None]]] = deque()  # for the commits under way, oldest first
         self.refused = 0
@@ -61,14 +64,39 @@ class Retaining:
         for topic, message in list(staged.items()):
             if message is None:
                 self._log.change_reserved((RETAINED, topic, None))
-            elif self._retained.has_room(message):
+            elif self._retained.has_room(message, self._promised_new, self._promised_bytes):
                 self._log.change_reserved(message.row())
+                self._promise(message)
             else:
                 self.refused += 1
                 del staged[topic]
         waiting, self._waiting = self._waiting, {}
         self._in_flight.append(waiting)
         self._log.join(self, staged)
+
+    def _promise(self, message: RetainedMessage) -> None:
+        """Its row goes into the commit: from now on there has to be room for it."""
+        self._promised[message.topic] += 1
+        self._promised_bytes += message.size_bytes
+        if message.topic not in self._retained:
+            self._promised_new.add(message.topic)
+
+    def _keep(self, message: RetainedMessage) -> None:
+        """Its row is durable."""
+        topic = message.topic
+        self._promised[topic] -= 1
+        if not self._promised[topic]:
+            del self._promised[topic]
+        self._promised_bytes -= message.size_bytes
+        self._promised_new.discard(topic)
+        self._retained.put(message)
+
+    def sweep(self, now_ms: int) -> Sequence[str]:
+        """Retain no more what has expired; returns the topics whose rows are to go.
+
+        Not where a new message is on its way: its row is in an earlier commit than the removal would be.
+        """
+        return self._retained.sweep(now_ms, but=self._staged.keys() | self._promised.keys())
 
     def when_settled(self, key: Hashable, call: Callable[[], None]) -> None:
         """Call when what was published by now is retained: at once, or after the commits that it is in.
@@ -98,7 +126,7 @@ class Retaining:
             if message is None:
                 self._retained.remove(topic)
             else:
-                self._retained.set(message)
+                self._keep(message)
         for call in self._in_flight.popleft().values():
             call()
 

@@ -33,7 +33,8 @@ class Shared:
     def change(self, rows: Sequence[Row]) -> None:
         """Put rows into the open commit, in their order; where they take too much for one, into those after it as well.
 
-        So what they come to must hold at any row: what others refer to is put before them, and taken away behind them.
+        So what they come to must hold at any row: what others refer to is put before them. A session is taken away
+        before what belongs to it: it is never continued with a hole, and the next start removes the rest.
         """
         at = 0
         while at < len(rows):

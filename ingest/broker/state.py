@@ -18,6 +18,7 @@ from ingest.broker.rows import (
     StateRowError,
     rows_by_client,
     subscription_from_row,
+    subscription_key,
 )
 from ingest.broker.session import MqttSession
 from ingest.broker.subscriptions import Subscription
@@ -119,13 +120,31 @@ def _restore_queues(restored: Restored, rows: Rows, limits: QueueLimits) -> None
                 continue
             except StateRowError as error:
                 fault = error
-                del restored.sessions[client_id]  # the client is told that its session is gone, and subscribes again
-                restored.removals.append((SESSIONS, client_id, None))
-                restored.subscriptions = [s for s in restored.subscriptions if s.client_id != client_id]
+                _end(restored, session)
         restored.faults.append(fault or StateRowError("a queue without a session", where=f"{QUEUES}: {client_id!r}"))
         for table, grouped in ((QUEUES, chunks), (RELEASED, released)):
             wanted = grouped.get(client_id, {})
             restored.removals += ((table, f"{client_id}{_SEPARATOR}{seq:016x}", None) for seq in wanted)
+
+
+def _end(restored: Restored, session: MqttSession) -> None:
+    """The client is told that its session is gone, and begins anew; nothing that stays may become part of the new one.
+
+    A subscription that it did not make again would come back with the next start, and a QoS 2 publish under an
+    identifier of the old session would be acknowledged and not stored.
+    """
+    client_id = session.client_id
+    del restored.sessions[client_id]
+    restored.removals.append((SESSIONS, client_id, None))
+    restored.removals += ((RECEIVED, received_key(client_id, number), None) for number in session.received_ids or ())
+    kept: list[Subscription] = []
+    for subscription in restored.subscriptions:
+        if subscription.client_id == client_id:
+            key = subscription_key(client_id, subscription.full_filter)
+            restored.removals.append((SUBSCRIPTIONS, key, None))
+        else:
+            kept.append(subscription)
+    restored.subscriptions = kept
 
 
 def _grouped(restored: Restored, table: str, rows: Rows) -> dict[str, dict[int, Any]]:

@@ -33,7 +33,7 @@ _PUBLISH: Final = PacketType.PUBLISH << 4
 class Frame:
     """See the module. Raises ValueError for what no PUBLISH may say (see `encode_publish`)."""
 
-    __slots__ = ("_first", "_heads", "_packet", "_payload", "_properties", "_size", "_topic", "qos")
+    __slots__ = ("_first", "_heads", "_packet", "_payload", "_properties", "_size", "_topic", "level", "qos")
 
     def __init__(
         self,
@@ -54,6 +54,7 @@ class Frame:
             raise ValueError("[MQTT5-3.3.2-7] a topic alias belongs to one connection")
         if level == LEVEL_3_1_1 and properties != NO_PUBLISH_PROPERTIES:
             raise ValueError("[MQTT5-2.2.2] 3.1.1 has no properties")
+        self.level = level
         self.qos = qos
         self._first = _PUBLISH | qos << 1 | (FLAG_RETAIN if retain else 0)
         self._topic = encode_string(topic)

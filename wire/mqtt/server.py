@@ -20,7 +20,7 @@ Rules
     Everything is decided by the bytes, never by how they were cut into chunks. A first byte that is wrong, or a
     packet that announces too much, is refused before any of it is kept. Publishes taken before an error stay taken,
     and `acks`, `taken` and `size_bytes` count them. What `resolve` gave is used until `forget_topics`, which takes
-    effect with the next chunk.
+    effect with the next chunk, or behind the packet whose decision calls it.
 
     The one exception is 5.0's receive maximum, which for QoS 1 is looked at after each chunk (and before a PUBREL makes
     room): what is unanswered depends on when commits end, and a chunk is no larger than what a socket gives at once.
@@ -140,6 +140,7 @@ class ServerConnection(Publishes):
                                 self._bound_in_flight(len(packet_ids))  # before PUBREL makes room
                             self._control(data[at:end], body - at)
                             targets = self._targets
+                            last_head = -1  # what it changed may change where publishes go
                         control_size_bytes += end - at
                         at = end
                         if self._over:

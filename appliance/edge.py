@@ -91,6 +91,7 @@ class Edge:
             router,
             refusals,
             settings.mqtt,
+            clock=SystemClock(),
             reading=SystemThreads().worker("catch-up", lambda error: log_unexpected("reading for subscribers", error)),
             open_reader=lambda: FileLogReader(settings.data_dir),
         )

@@ -18,11 +18,13 @@ from typing import Final
 import structlog
 
 from commitlog.base import Appender, LogReader
+from core.clock import Clock
 from core.logs import LimitedLog
 from core.threads import Worker
 from ingest.broker.authorizer import Authorizer
 from ingest.broker.backlog import Backlog
 from ingest.broker.catch_up import CatchUp
+from ingest.broker.clock_steps import ClockSteps
 from ingest.broker.counters import BrokerCounters, BrokerFigures
 from ingest.broker.ending import Ending
 from ingest.broker.fan_out import FanOut
@@ -61,6 +63,7 @@ class Broker:
         authorizer: Authorizer,
         settings: MqttSettings,
         *,
+        clock: Clock,
         reading: Worker,
         open_reader: Callable[[], LogReader],
     ) -> None:
@@ -103,6 +106,7 @@ class Broker:
         self._backlog = Backlog(
             self.fan_out.waiting, max_size_bytes=settings.max_queued_bytes, overflowed=self._forced_ends.overflowed
         )
+        self._steps = ClockSteps(log.now_ms, clock.monotonic_ms)
         self._restore()
 
     def _outgoing(self) -> tuple[FanOut, Sender]:
@@ -170,6 +174,10 @@ class Broker:
 
     def tick(self) -> None:
         """A second has passed: wills that are due, sessions and retained messages that have expired."""
+        step_ms = self._steps.take()
+        if step_ms:
+            self._book.shift(step_ms)
+            self.wills.shift(step_ms)
         now_ms = self._log.now_ms()
         for will in self.wills.take_due(now_ms):
             self.will_publisher.publish(will)

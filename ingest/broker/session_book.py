@@ -43,12 +43,22 @@ class SessionBook:
             return
         heapq.heappush(self._expiring, (due_ms, session.client_id))
         if len(self._expiring) > 2 * len(self.by_client_id) + _SPARE_EXPIRIES:  # those of clients that came back
-            self._expiring = [
-                (due_ms, one.client_id)
-                for one in self.by_client_id.values()
-                if (due_ms := one.expires_ms()) is not None
-            ]
-            heapq.heapify(self._expiring)
+            self._rebuild()
+
+    def shift(self, step_ms: int) -> None:
+        """The clock has stepped: every session that counts down goes on where it was."""
+        for session in self.by_client_id.values():
+            if session.ended_ms is not None:
+                session.ended_ms += step_ms
+        self._rebuild()
+
+    def _rebuild(self) -> None:
+        self._expiring = [
+            (due_ms, session.client_id)
+            for session in self.by_client_id.values()
+            if (due_ms := session.expires_ms()) is not None
+        ]
+        heapq.heapify(self._expiring)
 
     def take_expired(self, now_ms: int) -> Iterator[MqttSession]:
         """Those that nobody has come back to in time, the oldest first. The caller ends each."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from ingest.broker.properties import published_with
@@ -107,6 +107,12 @@ class Wills:
             will = self._wills.get(client_id)
             if will is not None and will.due_ms == due_ms:
                 yield will
+
+    def shift(self, step_ms: int) -> None:
+        """The clock has stepped: every will that waits goes on waiting as long as it had to."""
+        for will in self.all():
+            if will.due_ms is not None:
+                self.keep(replace(will, due_ms=will.due_ms + step_ms))
 
     def restore(self, rows: Mapping[str, Any]) -> list[StateRowError]:
         """Take over what the table holds; returns what could not be read."""

@@ -250,7 +250,7 @@ class MqttConnection(MqttOutput):
         assert session is not None
         assert client is not None
         self._must_wait = self._must_wait or session.durable
-        self._forget_topics()  # what it publishes behind this, in the same chunk, may come to itself
+        self._resolve_anew()  # what it publishes behind this, in the same chunk, may come to itself
         return self.listener.broker.subscribing.subscribe(session, client, subscribe)
 
     def unsubscribe(self, unsubscribe: Unsubscribe) -> Sequence[ReasonCode]:

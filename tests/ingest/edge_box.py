@@ -80,9 +80,11 @@ class ShiftedClock(SystemClock):
 
     def __init__(self) -> None:
         self.shift_ms = 0
+        self.step_ms = 0
+        """How far the wall clock alone was set forward."""
 
     def time_ms(self) -> int:
-        return super().time_ms() + self.shift_ms
+        return super().time_ms() + self.shift_ms + self.step_ms
 
     def monotonic_ms(self) -> int:
         return super().monotonic_ms() + self.shift_ms
@@ -189,7 +191,15 @@ async def edge_box(
     mqtt_settings = mqtt or MqttSettings()
     refusals = ConfiguredRefusals(publish=mqtt_settings.refuse_publish, subscribe=mqtt_settings.refuse_subscribe)
     reading = SystemThreads().worker("catch-up", failures.append)
-    broker = Broker(log, router, refusals, mqtt_settings, reading=reading, open_reader=lambda: FileLogReader(data_dir))
+    broker = Broker(
+        log,
+        router,
+        refusals,
+        mqtt_settings,
+        clock=clock,
+        reading=reading,
+        open_reader=lambda: FileLogReader(data_dir),
+    )
     mqtt_listener = MqttListener(mqtt_settings, log, broker, sessions, MqttConnection, admission=admission)
     tcp_listener = TcpListener(tcp or TcpSettings(), log, sessions, admission=admission)
     box = EdgeBox(data_dir, log, storage, clock, sessions, broker, mqtt_listener, tcp_listener)

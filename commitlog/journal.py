@@ -270,9 +270,8 @@ def preallocate(storage: Storage, path: Path, size: int) -> StorageFile:
             file.truncate(size)
         for at in range(min(have, size), size, _ZEROS_BYTES):
             file.write(bytes(min(_ZEROS_BYTES, size - at)), at)
-        if have != size:
-            file.sync()
-            storage.sync_dir(path.parent)
+        file.sync()  # also a file of that size: the start that wrote it may have died before it was synced
+        storage.sync_dir(path.parent)
     except OSError:
         file.close()
         raise

@@ -18,7 +18,9 @@ class Promises:
         self._open: dict[asyncio.Future[Any], None] = {}  # one for each call under way
 
     def promise(self) -> asyncio.Future[Any]:
-        """A future that fails with the log."""
+        """A future that fails with the log. Raises UnavailableError when it has failed: nobody would keep it."""
+        if self.failure is not None:
+            raise self._unavailable()
         promise: asyncio.Future[Any] = self._loop.create_future()
         self._open[promise] = None
         promise.add_done_callback(self._open.pop)

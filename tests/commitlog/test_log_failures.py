@@ -211,6 +211,20 @@ async def test_appends_held_back_by_congestion_are_failed(box: Box) -> None:
     assert all(isinstance(result, UnavailableError) for result in results)
 
 
+async def test_an_append_that_finds_the_failed_log_congested_does_not_wait_for_ever(box: Box) -> None:
+    """Changes of tables alone pass the check for room: nothing else would have told them."""
+    box.disk.hold()
+    half_full = b"x" * 200_000
+    appends = [asyncio.create_task(box.log.append([record("telemetry", "a", half_full)])) for _ in range(20)]
+    await asyncio.to_thread(box.disk.held.wait, 10)
+    box.disk.go.set()
+    await asyncio.gather(*appends, return_exceptions=True)
+    assert box.log.congested
+    async with asyncio.timeout(5):
+        with pytest.raises(UnavailableError, match="has failed"):
+            await box.log.append([], [TableChange(table="t", key="k", value=1)])
+
+
 async def test_close_hears_of_a_failing_last_flush(tmp_path: Path) -> None:
     disk, failures = FailingDisk(), Failures()
     settings = log_settings(flush_interval="1h")

@@ -98,7 +98,7 @@ def closing_reasons() -> Iterator[str]:
         source = path.read_text()
         yield from re.findall(r'\.(?:close|end)\(\s*"([a-z -]+)"', source)
         yield from re.findall(r'_refuse\("([a-z -]+)"', source)
-        constants = "DISK_FULL|TAKEN_OVER|OVERFLOWED|BEHIND_THE_LOG"
+        constants = "DISK_FULL|SHUTDOWN|TAKEN_OVER|OVERFLOWED|BEHIND_THE_LOG|UNREADABLE"
         yield from re.findall(rf'^(?:{constants}): Final = "([a-z -]+)"', source, re.MULTILINE)
     source = (root / "wire" / "mqtt" / "errors.py").read_text()
     yield from re.findall(r'^    reason(?:: ClassVar\[str\])? = "([a-z-]+)"', source, re.MULTILINE)

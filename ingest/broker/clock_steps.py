@@ -22,7 +22,7 @@ class ClockSteps:
         self._ahead_ms = wall_ms() - monotonic_ms()
 
     def take(self) -> int:
-        """How far the wall clock has stepped since it was asked last, milliseconds; negative: backwards; 0: it has not."""
+        """How far the wall clock has stepped since it was asked last, in milliseconds; negative: backwards."""
         ahead_ms = self._wall_ms() - self._monotonic_ms()
         step_ms = ahead_ms - self._ahead_ms
         if abs(step_ms) < LEAST_STEP_MS:

@@ -32,6 +32,7 @@ from wire.mqtt.reasons import PacketType, ReasonCode
 
 BEHIND_THE_LOG: Final = "position behind the log start"
 
+RETAINED_AHEAD: Final = 1_000  # messages in a queue at which further retained ones are left where they are
 
 class Sender:
     """See the module. Used on the event loop only."""
@@ -264,6 +265,8 @@ class Sender:
     def _pump_retained(self, session: MqttSession, connection: Outlet, budget: Budget) -> None:
         waiting = self._retained_for.get(session)
         while waiting and connection.can_take:
+            if session.has_queue and session.queue.count >= RETAINED_AHEAD:
+                break  # its answers bring the rest: no queue has to hold all that is retained
             topic_filter, (walk, subscription) = next(iter(waiting.items()))
             for topic in walk.take(1):  # a step that finds nothing takes its time as well
                 message = self._retained.get(topic, self._now_ms())
@@ -337,7 +340,7 @@ class Sender:
             self._answered(session, session.queue)
 
     def _answered(self, session: MqttSession, queue: DeliveryQueue) -> None:
-        if not session.keeps_up:
+        if not session.keeps_up or session in self._retained_for:
             self.soon(session)
         if queue.changed:
             self._fan_out.touch(session)

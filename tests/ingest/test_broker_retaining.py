@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ingest.broker.retained import RetainedMessage
 from ingest.settings import MqttSettings
 from tests.conftest import wait_until_async
 from tests.ingest.broker_client import LEVELS, MqttClient, payloads
@@ -192,3 +193,16 @@ async def test_ten_thousand_retained_messages_come_as_fast_as_the_client_takes_t
         found = await client.messages(10_000)
         assert [message.topic for message in found] == [f"r/{number:05}" for number in range(10_000)]
         await client.hears_nothing()
+
+
+@pytest.mark.parametrize("keep", [False, True], ids=["clean", "kept"])
+async def test_more_is_retained_than_may_wait_for_a_client(tmp_path: Path, keep: bool) -> None:
+    async with edge_box(tmp_path, mqtt=MqttSettings(max_queued_messages=1_500)) as box:
+        topics = [f"r/{number}" for number in range(2_500)]
+        for topic in topics:
+            box.broker.retained.set(RetainedMessage(topic=topic, payload=b"kept", qos=1, timestamp_ms=box.log.now_ms()))
+        client = await MqttClient.open(box, "c", keep=keep)
+        await client.subscribe("r/#", qos=1)
+        found = {message.topic for message in await client.messages(len(topics))}  # each is acknowledged as it comes
+        assert found == set(topics)
+        assert box.broker.counters.sessions_overflowed == 0

@@ -79,6 +79,7 @@ class Ending:
         if will is not None and session.connection is None:
             self._will_publisher.publish(will)
         self._book.remove(session)
+        self._sender.ended(session)
         self._fan_out.waiting.pop(session, None)
         changes: list[Row] = []
         if session.durable:  # first: should only a part of them become durable, the next start removes the others

@@ -34,6 +34,7 @@ BEHIND_THE_LOG: Final = "position behind the log start"
 
 RETAINED_AHEAD: Final = 1_000  # messages in a queue at which further retained ones are left where they are
 
+
 class Sender:
     """See the module. Used on the event loop only."""
 
@@ -116,7 +117,13 @@ class Sender:
         self._loop.call_soon(call)
 
     def left(self, session: MqttSession) -> None:
-        """The session's connection is gone."""
+        """The session's connection is gone. What is retained and was still to be offered waits for the next one."""
+        if not session.durable:
+            self._retained_for.pop(session, None)
+        self._catch_up.leave(session)
+
+    def ended(self, session: MqttSession) -> None:
+        """The session itself is gone."""
         self._retained_for.pop(session, None)
         self._catch_up.leave(session)
 

@@ -206,3 +206,17 @@ async def test_more_is_retained_than_may_wait_for_a_client(tmp_path: Path, keep:
         found = {message.topic for message in await client.messages(len(topics))}  # each is acknowledged as it comes
         assert found == set(topics)
         assert box.broker.counters.sessions_overflowed == 0
+
+
+async def test_what_was_still_to_be_offered_comes_on_the_next_connection(tmp_path: Path) -> None:
+    async with edge_box(tmp_path) as box:
+        topics = [f"r/{number}" for number in range(2_500)]
+        for topic in topics:
+            box.broker.retained.set(RetainedMessage(topic=topic, payload=b"kept", qos=1, timestamp_ms=box.log.now_ms()))
+        client = await MqttClient.open(box, "c", keep=True, receive_maximum=10)
+        await client.subscribe("r/#", qos=1)
+        await vanish(box, client, "c")
+        client = await MqttClient.open(box, "c", keep=True)
+        assert client.connack.session_present
+        found = {message.topic for message in await client.messages(len(topics))}
+        assert found == set(topics)

@@ -145,6 +145,8 @@ class Broker:
         for subscription in restored.subscriptions:
             self.tree.add(subscription)
         changes = list(restored.removals)
+        changes += ((WILLS, key, None) for key in self._log.rows_now(WILLS) if self.wills.get(key) is None)
+        changes += ((RETAINED, key, None) for key in self._log.rows_now(RETAINED) if not self.retained.has(key))
         for session in restored.sessions.values():
             if session.ended_ms is None:  # its connection ended with the process before this one
                 session.ended_ms = now_ms

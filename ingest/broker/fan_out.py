@@ -103,13 +103,11 @@ class FanOut:
         To be called before the message is appended: it and its places are then in one commit. Raises
         PublishRefusedError where no commit holds them all.
         """
-        size_bytes = 0
-        for session in sessions:
-            size_bytes += PLACE_BYTES
-            if session not in self._enqueued:
-                size_bytes += ROW_BYTES + 4 * len(session.client_id)
+        size_bytes = self._rows_bytes(sessions)
         try:
             self._log.reserve(size_bytes)
+            # Where that has made a cut, their rows went with what was cut, and begin anew.
+            self._log.reserve(self._rows_bytes(sessions) - size_bytes)
         except BadRequestError as error:
             raise PublishRefusedError(
                 topic,
@@ -117,6 +115,14 @@ class FanOut:
                 mend="raise log.journal_size, or subscribe with fewer such sessions",
                 reason_code=ReasonCode.QUOTA_EXCEEDED,
             ) from error
+
+    def _rows_bytes(self, sessions: Sequence[MqttSession]) -> int:
+        size_bytes = 0
+        for session in sessions:
+            size_bytes += PLACE_BYTES
+            if session not in self._enqueued:
+                size_bytes += ROW_BYTES + 4 * len(session.client_id)
+        return size_bytes
 
     def enqueue(self, session: MqttSession, kind: Kind, offset: int) -> int:
         """Put a place into a session's queue, for which there is room (`reserve`).
@@ -126,6 +132,7 @@ class FanOut:
         try:
             number = session.queue.append(kind, offset)
         except QueueFullError:
+            self._counters.lost += 1
             self._overflowed(session)
             return -1
         if session.durable:

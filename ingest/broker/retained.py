@@ -110,6 +110,10 @@ class RetainedMessages:
         """Whether something is retained under a topic, expired or not."""
         return topic in self._messages
 
+    def has(self, topic: str) -> bool:
+        """Whether anything is retained under a topic, expired or not."""
+        return topic in self._messages
+
     def get(self, topic: str, now_ms: int) -> RetainedMessage | None:
         """What is retained under a topic; None also for what has expired [MQTT5-3.3.2-5]."""
         message = self._messages.get(topic)

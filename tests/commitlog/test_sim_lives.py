@@ -51,7 +51,7 @@ def test_another_seed_is_another_run(volatile_dir: Path) -> None:
 
 
 def test_the_seeds_see_every_kind_of_trouble(volatile_dir: Path) -> None:
-    outcomes = [run_seed(seed, volatile_dir / str(seed)) for seed in range(25)]
+    outcomes = [run_seed(seed, volatile_dir / str(seed)) for seed in range(60)]
     names = [one.name for one in fields(Outcome)]
     totals = dict(zip(names, map(sum, zip(*map(astuple, outcomes), strict=True)), strict=True))
     least = {"deaths": 40, "deaths_in_recovery": 15, "power_cuts": 60, "failures": 1, "records": 1_000, "windows": 40}

@@ -39,7 +39,9 @@ from commitlog.settings import LogSettings
 from core.errors import BadRequestError
 
 _QUOTAS: Final = 64  # batches that begin in one piece at least, before it is cut
-_RESERVERS: Final = 3  # calls of `reserve` that one record may follow: for queues, what is retained, a packet id
+# Calls of `reserve` that one record may follow: for queues (again, where that has made a cut), what is retained, a
+# packet id.
+_RESERVERS: Final = 4
 _LEAST_QUOTA_BYTES: Final = 512  # below that, the frames of the batches would take more room than the records
 
 

@@ -103,11 +103,11 @@ class FanOut:
         To be called before the message is appended: it and its places are then in one commit. Raises
         PublishRefusedError where no commit holds them all.
         """
-        size_bytes = self._rows_bytes(sessions)
+        size_bytes, counted = self._rows_bytes(sessions), self._enqueued
         try:
             self._log.reserve(size_bytes)
-            # Where that has made a cut, their rows went with what was cut, and begin anew.
-            self._log.reserve(self._rows_bytes(sessions) - size_bytes)
+            if self._enqueued is not counted:  # that has made a cut: their rows went with it, and begin anew
+                self._log.reserve(self._rows_bytes(sessions) - size_bytes)
         except BadRequestError as error:
             raise PublishRefusedError(
                 topic,

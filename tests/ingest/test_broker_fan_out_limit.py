@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from ingest.broker import authorizer
+from ingest.broker.chunk import Kind
+from ingest.broker.fan_out import PLACE_BYTES
 from tests.ingest.edge_box import Client, EdgeBox, edge_box
 from wire.mqtt.encode import encode_connect, encode_packet
 from wire.mqtt.packets import Connect, Publish, Subscribe, TopicSubscription, Will
@@ -78,3 +82,33 @@ async def test_a_will_to_too_many_is_dropped_and_counted(tmp_path: Path) -> None
         assert await client.read(4) == b"\x40\x02\0\x01"
         assert box.mqtt.broker.counters.wills_dropped == 1
         assert len(box.mqtt.broker.wills) == 0
+
+
+async def test_a_message_reserves_once_and_again_only_behind_a_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with edge_box(tmp_path) as box:
+        subscribers(box, 0, 3)
+        fan_out = box.mqtt.broker.fan_out
+        sessions = list(box.mqtt.broker.sessions.values())
+        asked: list[int] = []
+        cuts = [False]
+
+        def reserve(size_bytes: int) -> None:
+            asked.append(size_bytes)
+            if cuts[0]:
+                cuts[0] = False
+                fan_out._prepare()  # as the log does when it closes what is open
+
+        monkeypatch.setattr(box.log, "reserve", reserve)
+        kind = Kind(log_topic="telemetry", partition=0, qos=1)
+        fan_out.reserve(sessions)
+        first = asked.pop()
+        for session in sessions:
+            fan_out.enqueue(session, kind, 0)
+        fan_out.reserve(sessions)
+        assert asked == [PLACE_BYTES * len(sessions)]  # their rows are counted already
+        asked.clear()
+        cuts[0] = True
+        fan_out.reserve(sessions)
+        assert sum(asked) == first  # the rows went with the cut: all of it is counted behind it

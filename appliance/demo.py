@@ -34,6 +34,7 @@ from appliance.demo_screen import DemoScreen, welcome
 from appliance.fleet import FleetFile
 from appliance.settings import LISTENERS, Settings, listening_ports, load_settings
 from appliance.supervisor import Supervisor, children_of, open_for
+from commitlog.committed import committed_from_row, committed_table
 from commitlog.reader import FileLogReader
 from commitlog.remote import RemoteLog
 from core.channel import ChannelClient
@@ -41,7 +42,7 @@ from core.errors import ConfigError, HeadraceError, PortTakenError, UnavailableE
 from core.logs import configure_logs
 from core.ports import read_ports
 from devices.simulator.report import FleetReport
-from sink.progress import EXPORTS_TABLE, progress_from_row, progress_table
+from sink.progress import EXPORTS_TABLE
 
 SHORT_WINDOWS: Final = "retention.roll_interval=15s"
 SHOW_INTERVAL_S: Final = 1.0
@@ -275,9 +276,9 @@ class _Demo:
             wanted = await asyncio.to_thread(self._next_windows)
             deadline = time.monotonic() + EXPORT_PATIENCE_S
             while time.monotonic() < deadline and not self._hurry.is_set():
-                rows = await self._remote.rows(progress_table("parquet"))
+                rows = await self._remote.rows(committed_table("parquet"))
                 if all(
-                    topic in rows and progress_from_row(rows[topic]).next_window >= n for topic, n in wanted.items()
+                    topic in rows and committed_from_row(rows[topic]).next_window >= n for topic, n in wanted.items()
                 ):
                     return True
                 await _wait(self._hurry, POLL_S)

@@ -1,54 +1,35 @@
 """What a sink has exported, as it stands in the log's state tables.
 
-Table `sink.<name>`: topic id -> `{topic, next_window, offsets: {partition: next offset}, exported_at_ms}`.
+Table `sink.<name>`: its committed offsets (`commitlog.committed`).
 Table `exports`: `<topic id>/<window number, 20 digits>` -> what became of the window (`export_row`); the rows of the
 newest `EXPORTS_KEPT` windows of a topic are kept. Both change in one commit, the checkpoint.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
 from typing import Any, Final
 
 from commitlog.base import ClosedWindow, TableChange
+from commitlog.committed import Committed, committed_row, committed_table
 from sink.base import Export, Missing
 
 EXPORTS_TABLE: Final = "exports"
 EXPORTS_KEPT: Final = 1_000  # per topic: six weeks of hourly windows, some MB in memory
 
 
-def progress_table(sink: str) -> str:
-    """The table that holds a sink's progress."""
-    return f"sink.{sink}"
+def after(committed: Committed, window: ClosedWindow) -> Committed:
+    """The committed offsets once `window` is exported."""
+    reached = {partition: following for partition, (_, following) in window.offsets.items()}
+    return Committed(next_window=window.number + 1, offsets={**committed.offsets, **reached})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """How far one topic is exported: the first window that is not, and the first offset of each partition."""
-
-    next_window: int = 0
-    offsets: Mapping[int, int] = field(default_factory=dict)
-
-    def after(self, window: ClosedWindow) -> Progress:
-        """The progress once `window` is exported."""
-        reached = {partition: following for partition, (_, following) in window.offsets.items()}
-        return replace(self, next_window=window.number + 1, offsets={**self.offsets, **reached})
-
-    def unseen(self, window: ClosedWindow) -> Iterator[Missing]:
-        """Offsets between this progress and the window: they were in no window that the log still has."""
-        for partition, (first, _) in sorted(window.offsets.items()):
-            reached = self.offsets.get(partition, 0)
-            if reached < first:
-                yield Missing(partition=partition, first=reached, next=first, reason="in no window the log still has")
-
-
-def progress_from_row(row: Mapping[str, Any]) -> Progress:
-    """A row of `sink.<name>` read back."""
-    return Progress(
-        next_window=row["next_window"],
-        offsets={int(partition): following for partition, following in row["offsets"].items()},
-    )
+def unseen(committed: Committed, window: ClosedWindow) -> Iterator[Missing]:
+    """Offsets between what is committed and the window: they were in no window that the log still has."""
+    for partition, (first, _) in sorted(window.offsets.items()):
+        reached = committed.offset(partition)
+        if reached < first:
+            yield Missing(partition=partition, first=reached, next=first, reason="in no window the log still has")
 
 
 def export_row(window: ClosedWindow, export: Export, exported_at_ms: int) -> dict[str, Any]:
@@ -73,16 +54,11 @@ def export_row(window: ClosedWindow, export: Export, exported_at_ms: int) -> dic
 
 
 def checkpoint(
-    sink: str, window: ClosedWindow, export: Export | None, progress: Progress, now_ms: int
+    sink: str, window: ClosedWindow, export: Export | None, committed: Committed, now_ms: int
 ) -> list[TableChange]:
     """The changes that record a window as exported; `export` is None for a window with nothing in it."""
-    position = {
-        "topic": window.topic,
-        "next_window": progress.next_window,
-        "offsets": {str(partition): following for partition, following in sorted(progress.offsets.items())},
-        "exported_at_ms": now_ms,
-    }
-    changes = [TableChange(table=progress_table(sink), key=window.topic_id, value=position)]
+    position = committed_row(window.topic, committed, now_ms)
+    changes = [TableChange(table=committed_table(sink), key=window.topic_id, value=position)]
     if export is not None:
         row = export_row(window, export, now_ms)
         changes.append(TableChange(table=EXPORTS_TABLE, key=_key(window.topic_id, window.number), value=row))

@@ -17,6 +17,7 @@ from typing import Final, ParamSpec, TypeVar
 import structlog
 
 from commitlog.base import ClosedWindow, Log, LogReader, TopicInfo
+from commitlog.committed import Committed, committed_from_row, committed_table
 from core.clock import Clock
 from core.errors import HeadraceError
 from core.tasks import background, log_unexpected
@@ -30,7 +31,7 @@ from sink.base import (
     Sink,
 )
 from sink.metrics import SinkMetrics
-from sink.progress import Progress, checkpoint, progress_from_row, progress_table
+from sink.progress import after, checkpoint, unseen
 
 _log: Final = structlog.get_logger("headrace.sink")
 _P = ParamSpec("_P")
@@ -64,7 +65,7 @@ class Pauses:
 class _Turn:
     """Where one topic stands, and whether it has to wait."""
 
-    progress: Progress = field(default_factory=Progress)
+    committed: Committed = field(default_factory=Committed)
     failures: int = 0
     due_ms: int = 0
 
@@ -146,12 +147,12 @@ class Runner:
 
     async def _ready(self) -> LogReader:
         if not self._loaded:
-            rows = await self._log.rows(progress_table(self._sink.name))
+            rows = await self._log.rows(committed_table(self._sink.name))
             for topic_id, row in rows.items():
-                self._turns[topic_id] = _Turn(progress=progress_from_row(row))
+                self._turns[topic_id] = _Turn(committed=committed_from_row(row))
             self._loaded = True
         if not self._sink_open:
-            done = {topic_id: turn.progress.next_window for topic_id, turn in self._turns.items()}
+            done = {topic_id: turn.committed.next_window for topic_id, turn in self._turns.items()}
             await self._in_thread(self._open_sink, done)
         if self._reader is None:
             self._reader = await self._in_thread(self._open_reader)
@@ -165,14 +166,14 @@ class Runner:
         """Export what one topic has waiting, up to its share; True if any window was exported."""
         moved = False
         try:
-            after = turn.progress.next_window - 1
-            windows = await self._in_thread(reader.windows, info.name, after=after)
+            last = turn.committed.next_window - 1
+            windows = await self._in_thread(reader.windows, info.name, after=last)
             for window in windows[:WINDOWS_PER_TURN]:
                 await self._export(reader, window, turn)
                 turn.failures = 0
                 moved = True
         except ExportCancelledError:
-            _log.info("export dropped", topic=info.name, window=turn.progress.next_window, reason="stopping")
+            _log.info("export dropped", topic=info.name, window=turn.committed.next_window, reason="stopping")
         except NotConnectedError as error:
             await self._in_thread(self._close_sink)
             self._failed(turn, error, "export failed", topic=info.name)
@@ -185,16 +186,16 @@ class Runner:
         self._sink.close()
 
     async def _export(self, reader: LogReader, window: ClosedWindow, turn: _Turn) -> None:
-        unseen = tuple(turn.progress.unseen(window))
+        skipped = tuple(unseen(turn.committed, window))
         export = Export()
         if window.span:
             export = await self._in_thread(self._sink.write, window, reader, self._cancel)
-        export = replace(export, lost=(*unseen, *export.lost))
-        reached = turn.progress.after(window)
+        export = replace(export, lost=(*skipped, *export.lost))
+        reached = after(turn.committed, window)
         now_ms = self._clock.time_ms()
-        recorded = export if window.span or unseen else None
+        recorded = export if window.span or skipped else None
         await self._log.append([], checkpoint(self._sink.name, window, recorded, reached, now_ms))
-        turn.progress = reached
+        turn.committed = reached
         self._metrics.exported(window.topic, export, now_ms)
         self._tell(window, export)
         if window.span:

@@ -10,6 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from commitlog.base import ClosedWindow, LogReader
+from commitlog.committed import Committed
 from commitlog.gaps import LEFT_OUT
 from sink.base import (
     BackOffError,
@@ -22,7 +23,7 @@ from sink.base import (
     RecordsFailedError,
 )
 from sink.metrics import SinkMetrics, keep_written, write_metrics
-from sink.progress import EXPORTS_KEPT, Progress, checkpoint
+from sink.progress import EXPORTS_KEPT, after, checkpoint
 from sink.runner import Pauses
 from tests.conftest import wait_until_async
 from tests.sink.sink_fakes import FakeLog, export_all, quick_runner, run_until
@@ -217,7 +218,7 @@ def test_pauses_grow_and_are_bounded() -> None:
 def test_old_export_rows_are_dropped_with_the_checkpoint() -> None:
     log = windows(1)
     window = log.close_window(number=EXPORTS_KEPT + 5)
-    changes = checkpoint("parquet", window, Export(), Progress().after(window), 1)
+    changes = checkpoint("parquet", window, Export(), after(Committed(), window), 1)
     assert [(change.key[-4:], change.value is None) for change in changes if change.table == "exports"] == [
         ("1005", False),
         ("0005", True),

@@ -49,12 +49,13 @@ class LedgerEntry:
 
 def entries(rows: Mapping[str, Any]) -> Iterator[LedgerEntry]:
     """The table's rows read back, ordered by topic id, state, partition and offset."""
-    found = []
-    for key, row in rows.items():
-        topic_id, state, partition, first = key.split("/")
-        found.append((topic_id, state, int(partition), int(first), row))
-    for topic_id, state, partition, first, row in sorted(found, key=lambda one: one[:4]):
-        yield LedgerEntry(topic_id=topic_id, state=state, partition=partition, first=first, **row)  # type: ignore[arg-type]
+    found = [_entry(key, row) for key, row in rows.items()]
+    yield from sorted(found, key=lambda entry: (entry.topic_id, entry.state, entry.partition, entry.first))
+
+
+def _entry(key: str, row: Mapping[str, Any]) -> LedgerEntry:
+    topic_id, state, partition, first = key.split("/")
+    return LedgerEntry(topic_id=topic_id, state=state, partition=int(partition), first=int(first), **row)  # type: ignore[arg-type]
 
 
 class Ledger:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
@@ -19,6 +20,9 @@ PROFILES: Final[Mapping[str, Mapping[str, str | int]]] = {
 """What a profile sets, unless it is given. The fields below have the values of `ssd`, the default."""
 
 MAX_COMMIT_BYTES: Final = 64 << 20  # as much as pending_bytes may be; half of what readers take of one batch
+
+MAX_DECLARED_FIELDS: Final = 1000
+"""Of a topic: as many as a file has columns of its own."""
 
 
 class LogSettings(Section):
@@ -172,6 +176,40 @@ class LogSettings(Section):
         return self
 
 
+FieldType = Literal[
+    "int64",
+    "double",
+    "string",
+    "bool",
+    "timestamp",
+    "json",
+    "list<int64>",
+    "list<double>",
+    "list<string>",
+    "list<bool>",
+]
+"""Types of declared fields."""
+UnknownFields = Literal["keep", "quarantine"]
+"""What becomes of a row with a field that is not declared."""
+
+
+class FieldSettings(Section):
+    """One declared field of a topic's payloads (`[[topics.fields]]`): a column of every file, in this order."""
+
+    name: str = Field(
+        min_length=1,
+        max_length=256,
+        description="The field; one of a nested object by its path, such as `motor.temp`.",
+    )
+    type: FieldType = Field(
+        description="What its values are. A row with anything else is quarantined; an integer is taken for a double "
+        "that holds it exactly, and a `timestamp` is written as `timestamp_field` is."
+    )
+    unit: str = Field("", max_length=64, description="Unit of its values, for the files' metadata.")
+    description: str = Field("", max_length=1000, description="What it means, for the files' metadata.")
+    required: bool = Field(False, description="Quarantine a row in which it is missing or null.")
+
+
 class TopicSettings(Section):
     """What one topic of the log does differently (`[[topics]]`)."""
 
@@ -185,3 +223,36 @@ class TopicSettings(Section):
         description="How exports read payloads: `json` rows, or `raw` bytes. Default: json, and raw for `mqtt`.",
     )
     timestamp_field: str = Field("ts", description="Payload field that carries the device's own time.")
+    unknown_fields: UnknownFields = Field(
+        "keep",
+        description="What becomes of a row with a field that is not declared: `keep` gives it a column, `quarantine` "
+        "keeps the whole row out.",
+    )
+    fields: tuple[FieldSettings, ...] = Field(
+        (), max_length=MAX_DECLARED_FIELDS, description="Declared fields, in the order of their columns."
+    )
+
+    @model_validator(mode="after")
+    def _fields_fit_together(self) -> Self:
+        """Each field once, none inside another, and only where payloads have fields."""
+        names = [field.name for field in self.fields]
+        for name, count in Counter(names).items():
+            if count > 1:
+                raise ValueError(f"fields: {name!r} is declared {count} times; keep one of them")
+        for name in sorted(names):
+            for other in _paths_above(name):
+                if other in names:
+                    raise ValueError(f"fields: {name!r} is inside of {other!r}; declare one of them")
+        if self.timestamp_field in names:
+            raise ValueError(
+                f"fields: {self.timestamp_field!r} is the topic's timestamp_field, the column `ts`; leave it out"
+            )
+        decoder = self.decoder or ("raw" if self.name == "mqtt" else "json")
+        if decoder == "raw" and (names or self.unknown_fields != "keep"):
+            raise ValueError('payloads of a raw topic have no fields; set decoder = "json" or declare none')
+        return self
+
+
+def _paths_above(name: str) -> Iterator[str]:
+    parts = name.split(".")
+    return (".".join(parts[:length]) for length in range(1, len(parts)))

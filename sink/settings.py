@@ -9,9 +9,6 @@ from pydantic import Field
 from core.settings import Section, quantity
 from core.units import DurationMs, DurationS, SizeBytes
 
-MAX_SKEW_S: Final = 130 * 366 * 86_400
-"""From 1970 to 2099: with it, every time that can be read is believed."""
-
 MAX_SKEW_S: Final = 36_500 * 86_400
 """A century: who asks for more wants every time believed, and this does it."""
 

@@ -156,8 +156,8 @@ def test_an_unknown_key_is_refused_with_its_line_and_the_nearest(
 
 
 def test_a_key_like_no_other_is_answered_with_the_known_ones(tmp_path: Path) -> None:
-    error = refused(tmp_path, "[sink]\nzzzzqq = 1\n")
-    assert error.mend == "known here: enabled, max_clock_ahead, max_clock_behind, max_rows_per_file, retry_max"
+    error = refused(tmp_path, "[logging]\nzzzzqq = 1\n")
+    assert error.mend == "known here: format, level"
 
 
 @pytest.mark.parametrize(

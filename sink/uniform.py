@@ -19,9 +19,9 @@ record (`sink.decode`), which alone says what a payload means. So this way must 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
+from functools import cache
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -82,9 +82,9 @@ class Shape(dict[str, Any]):
 
 @dataclass(frozen=True, slots=True)
 class _Member:
-    """A field of a struct: how to get it, its path, and its type or the struct of a nested object."""
+    """A field of a struct: how to get it from many, its path, and its type or the struct of a nested object."""
 
-    get: Any
+    get: Callable[[Sequence[Any]], list[Any]]
     path: str
     kind: Any
 
@@ -98,7 +98,7 @@ class _Struct:
         for number, (name, kind) in enumerate(shape.items()):
             attribute = f"f{number}"
             inner = _Struct(kind, f"{prefix}{name}.") if isinstance(kind, Shape) else kind
-            self.members.append(_Member(attrgetter(attribute), prefix + name, inner))
+            self.members.append(_Member(_getter(attribute), prefix + name, inner))
             fields.append((attribute, inner.type | None if isinstance(inner, _Struct) else _TYPES[kind], None))
             names[attribute] = name
         self.type: Any = msgspec.defstruct("Payload", fields, rename=names, forbid_unknown_fields=True, gc=False)
@@ -112,7 +112,7 @@ class _Struct:
         """
         marks, exact = np.zeros(len(structs), np.int64), np.ones(len(structs), np.bool_)
         for member in self.members:
-            values = list(map(member.get, structs))
+            values = member.get(structs)
             if isinstance(member.kind, _Struct):
                 present = np.array([value is not None for value in values], np.bool_)
                 inner = member.kind
@@ -129,6 +129,17 @@ class _Struct:
             if member.kind is float:
                 exact &= np.abs(_numbers(array)) < _EXACT
         return marks, exact
+
+
+@cache
+def _getter(attribute: str) -> Callable[[Sequence[Any]], list[Any]]:
+    """The values of an attribute of many structs.
+
+    Compiled for each name, as a literal attribute is read in a third of the time that `attrgetter` takes. The names
+    are the ones made up here (f0, f1, ...), never a payload's.
+    """
+    getter: Callable[[Sequence[Any]], list[Any]] = eval(f"lambda structs: [one.{attribute} for one in structs]")
+    return getter
 
 
 class Uniform:

@@ -125,3 +125,13 @@ def test_integers_that_no_double_holds_are_counted_as_such(wide: int) -> None:
     for value in values:
         counts.add(json.loads(value or b""))
     assert decoding.counts.of("n") == counts.of("n")
+
+
+def test_what_is_refused_makes_no_column_wider() -> None:
+    values: list[bytes | None] = [b'{"a":1.5,"b":1,"b":2}', *[b'{"a":1,"b":1}'] * 20]
+    decoding = Decoding(json_reading(Skew()))
+    list(decoding.rows(chunk_of(values, 0)))
+    assert [(column.name, column.kind) for column in decide(decoding.counts, None, "ts")] == [
+        ("a", "int64"),
+        ("b", "int64"),
+    ]

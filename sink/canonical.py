@@ -20,7 +20,6 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from sink.checksum import mixed
 from sink.kinds import EXACT, Json, is_list
@@ -239,7 +238,9 @@ class Expected:
     def __len__(self) -> int:
         return len(self.offsets)
 
-    def add(self, offset: int, row: int, times: Sequence[int], own: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
+    def add(
+        self, offset: int, row: int, times: Sequence[int], own: Mapping[str, Any], fields: Mapping[str, Any]
+    ) -> None:
         """Add a row: `times` in the order of the columns, `own` the other columns of ours."""
         index = len(self.offsets)
         self.offsets.append(offset)

@@ -30,6 +30,8 @@ QUARANTINE: Final = "_quarantine"
 SUPERSEDED: Final = "_superseded"
 SUFFIX: Final = ".parquet"
 
+MAX_PARTITIONS: Final = 1 << 16  # of a topic; settings allow 256, Kafka tools make more
+
 FileKind = Literal["rows", "quarantine"]
 Trouble = Literal["foreign", "corrupt", "contradiction"]
 Offsets = Mapping[int, tuple[int, int]]
@@ -284,7 +286,7 @@ def _contradiction(file: LakeFile, footer_rows: int, schema: pa.Schema) -> str:
         return f"it says that it has {file.rows} rows, and has {footer_rows}"
     if not 0 < file.records <= file.rows or not 0 <= file.first_window <= file.window:
         return "its records, rows and windows do not fit together"
-    if any(partition < 0 or not 0 <= first <= following for partition, (first, following) in file.offsets.items()):
+    if not all(0 <= p < MAX_PARTITIONS and 0 <= first <= following for p, (first, following) in file.offsets.items()):
         return f"its offsets are no ranges: {dict(file.offsets)}"
     if file.files and file.path not in file.files:
         return "it names the files of its export, and not itself"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
@@ -232,25 +232,39 @@ class TopicSettings(Section):
         (), max_length=MAX_DECLARED_FIELDS, description="Declared fields, in the order of their columns."
     )
 
-    @model_validator(mode="after")
-    def _fields_fit_together(self) -> Self:
-        """Each field once, none inside another, and only where payloads have fields."""
-        names = [field.name for field in self.fields]
-        for name, count in Counter(names).items():
-            if count > 1:
-                raise ValueError(f"fields: {name!r} is declared {count} times; keep one of them")
-        for name in sorted(names):
-            for other in _paths_above(name):
-                if other in names:
-                    raise ValueError(f"fields: {name!r} is inside of {other!r}; declare one of them")
-        if self.timestamp_field in names:
-            raise ValueError(
-                f"fields: {self.timestamp_field!r} is the topic's timestamp_field, the column `ts`; leave it out"
-            )
-        decoder = self.decoder or ("raw" if self.name == "mqtt" else "json")
-        if decoder == "raw" and (names or self.unknown_fields != "keep"):
-            raise ValueError('payloads of a raw topic have no fields; set decoder = "json" or declare none')
-        return self
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicMistake:
+    """What is wrong with a topic's declared fields although each setting alone is right; `at` is a path within it."""
+
+    at: tuple[str | int, ...]
+    what: str
+    mend: str
+
+
+def topic_mistakes(topic: TopicSettings) -> Iterator[TopicMistake]:
+    """Each field is declared once, none inside another, and only where payloads have fields."""
+    decoder = topic.decoder or ("raw" if topic.name == "mqtt" else "json")
+    if decoder == "raw" and (topic.fields or topic.unknown_fields != "keep"):
+        key = "fields" if topic.fields else "unknown_fields"
+        mend = f'set decoder = "json", or leave out {key}'
+        yield TopicMistake(at=(key,), what="payloads of a raw topic have no fields", mend=mend)
+    names = [field.name for field in topic.fields]
+    known = set(names)
+    for number, name in enumerate(names):
+        at = ("fields", number, "name")
+        if name in names[:number]:
+            yield TopicMistake(at=at, what=f"field {name!r} is declared twice", mend="keep one of them")
+        if name == topic.timestamp_field:
+            mend = "leave it out: it is the column `ts` of every file"
+            yield TopicMistake(at=at, what=f"field {name!r} is the topic's timestamp_field", mend=mend)
+        for above in _paths_above(name):
+            if above in known:
+                yield TopicMistake(
+                    at=at,
+                    what=f"field {name!r} is inside of field {above!r}, which is declared too",
+                    mend=f"declare one of them; {above!r} as json takes all of it",
+                )
 
 
 def _paths_above(name: str) -> Iterator[str]:

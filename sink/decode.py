@@ -19,7 +19,7 @@ Rules of `json/2` (docs/formats-parquet.md states them for readers):
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Final, Protocol
+from typing import ClassVar, Final, Protocol
 
 import msgspec
 
@@ -110,79 +110,51 @@ class JsonDecoder:
 
     def decode(self, value: bytes | None, field: str, received_us: int) -> Decoded:
         """See `Decoder.decode`."""
-        if value is None:
-            return self._null(received_us)
         try:
-            fields = self._read_flat(value)
+            if value is None:
+                return Decoded((self._row(0, {}, received_us),))
+            try:
+                fields = self._read_flat(value)
+            except (ValueError, RecursionError):  # msgspec's own error is a ValueError
+                return self._any(value, field, received_us)
             # Each member but the first needs a comma: one less than members leaves none for a second of the same name.
             if value.count(b",") == len(fields) - 1:
                 return Decoded((self._row(0, fields, received_us),))
+            return self._any(value, field, received_us)
         except UndecodableError as error:
-            return _refused(value, error)
-        except (ValueError, RecursionError):  # msgspec's own error is a ValueError
-            pass  # not an object, or not flat, or not readable
-        return self._any(value, field, received_us)
+            return Decoded((), (Refused(0, error.reason, error.detail, value),))
 
-    def _any(self, value: bytes, field: str, received_us: int) -> Decoded:
+    # All of these raise UndecodableError where the record is refused as a whole.
+
+    def _any(self, text: bytes, field: str, received_us: int) -> Decoded:
         try:
-            decoded = json_payload.read(value)
+            value = json_payload.read(text)
         except (ValueError, RecursionError) as error:
-            return self._unreadable(value, error, received_us)
-        if type(decoded) is dict:
-            return self._object(value, decoded, received_us)
-        if type(decoded) is list and any(type(item) is dict for item in decoded):
-            return self._array(value, received_us)
-        return self._single(value, decoded, field, received_us)
-
-    def _null(self, received_us: int) -> Decoded:
-        """A record without a payload is a row without fields."""
-        try:
-            return Decoded((self._row(0, {}, received_us),))
-        except UndecodableError as error:
-            return _refused(None, error)
-
-    def _object(self, text: bytes, members: Fields, received_us: int) -> Decoded:
-        if type(members.get(self._rows_field)) is list:
+            return self._unreadable(text, json_payload.failure(text, error), received_us)
+        if type(value) is dict and type(value.get(self._rows_field)) is list:
             return self._envelope(text, received_us)
-        try:
-            json_payload.check(text, members)
-            return Decoded((self._row(0, flatten(members, self._leaves), received_us),))
-        except UndecodableError as error:
-            return _refused(text, error)
-
-    def _single(self, text: bytes, value: Any, field: str, received_us: int) -> Decoded:
-        """What is neither an object nor holds any: one field, or nothing for null."""
-        if value == [] and type(value) is list:
-            return _refused(text, UndecodableError("no-rows", "an empty array"))
-        try:
-            json_payload.check(text, value)
-            fields = {} if value is None else flatten({field: value}, self._leaves)
-            return Decoded((self._row(0, fields, received_us),))
-        except UndecodableError as error:
-            return _refused(text, error)
-
-    def _array(self, text: bytes, received_us: int) -> Decoded:
-        try:
-            return self._elements(text, json_payload.elements(text), {}, received_us)
-        except UndecodableError as error:
-            return _refused(text, error)
+        if type(value) is list:
+            if not value:
+                raise UndecodableError("no-rows", "an empty array")
+            if any(type(item) is dict for item in value):
+                return self._elements(text, json_payload.elements(text), {}, received_us)
+        json_payload.check(text, value)
+        members = value if type(value) is dict else {} if value is None else {field: value}
+        return Decoded((self._row(0, flatten(members, self._leaves), received_us),))
 
     def _envelope(self, text: bytes, received_us: int) -> Decoded:
         """An object with rows in it. Everything but the rows has to be readable, as it goes into each of them."""
-        try:
-            members = json_payload.members(text)
-            rows = members.pop(self._rows_field)
-            elements = json_payload.elements(rows)
-            if len(elements) * (len(text) - len(rows)) > MAX_ENVELOPE_BYTES:
-                raise UndecodableError("too-many-rows", f"{len(elements)} rows and what is to be added to each")
-            envelope = {name: json_payload.parse(raw) for name, raw in members.items()}
-            return self._elements(text, elements, envelope, received_us)
-        except UndecodableError as error:
-            return _refused(text, error)
-
-    def _elements(self, text: bytes, elements: Sequence[bytes], envelope: Fields, received_us: int) -> Decoded:
+        members = json_payload.members(text)
+        rows = members.pop(self._rows_field)
+        elements = json_payload.elements(rows)
+        if len(elements) * (len(text) - len(rows)) > MAX_ENVELOPE_BYTES:
+            raise UndecodableError("too-many-rows", f"{len(elements)} rows and what is to be added to each")
+        envelope = {name: json_payload.parse(raw) for name, raw in members.items()}
         if not elements:
             raise UndecodableError("no-rows", "an empty array")
+        return self._elements(text, elements, envelope, received_us)
+
+    def _elements(self, text: bytes, elements: Sequence[bytes], envelope: Fields, received_us: int) -> Decoded:
         decoded = self._parts(elements, envelope, received_us)
         if any(part.reason == "too-deep" for part in decoded.refused) and json_payload.too_deep(text):
             raise UndecodableError("too-deep")
@@ -191,8 +163,27 @@ class JsonDecoder:
             raise UndecodableError(first.reason, f"no row can be read; the first: {first.detail or first.reason}")
         return decoded
 
+    def _unreadable(self, text: bytes, refusal: UndecodableError, received_us: int) -> Decoded:
+        """What is not one readable JSON text: rows in it may be, each on its own."""
+        if refusal.reason in ("empty", "too-deep"):
+            raise refusal
+        if not json_payload.is_one_text(text):
+            lines = json_payload.lines(text, MAX_ROWS + 1)
+            if len(lines) > 1 and any(json_payload.is_object(line) for line in lines):
+                return self._parts(lines, {}, received_us)
+        elif json_payload.starts_with(text, b"["):
+            elements = json_payload.elements(text)
+            if any(part.startswith(b"{") for part in elements):
+                return self._elements(text, elements, {}, received_us)
+        elif json_payload.starts_with(text, b"{") and self._rows_in(text).startswith(b"["):
+            return self._envelope(text, received_us)
+        raise refusal
+
+    def _rows_in(self, text: bytes) -> bytes:
+        return json_payload.members(text).get(self._rows_field, b"")
+
     def _parts(self, parts: Sequence[bytes], envelope: Fields, received_us: int) -> Decoded:
-        """A row for each part that is an object."""
+        """A row for each part that is an object; the others are refused, each for itself."""
         if len(parts) > MAX_ROWS:
             raise UndecodableError("too-many-rows", f"more than {MAX_ROWS}")
         rows: list[Row] = []
@@ -224,45 +215,12 @@ class JsonDecoder:
             self._schema.conform(fields, self._timestamp_field)
         return Row(number, ts_us, fields)
 
-    def _unreadable(self, text: bytes, error: Exception, received_us: int) -> Decoded:
-        """What is not one readable JSON text: rows in it may be, each on its own."""
-        refusal = json_payload.failure(text, error)
-        if refusal.reason in ("empty", "too-deep"):
-            return _refused(text, refusal)
-        if not json_payload.is_one_text(text):
-            return self._lines(text, refusal, received_us)
-        if json_payload.starts_with(text, b"["):
-            if any(part.startswith(b"{") for part in json_payload.elements(text)):
-                return self._array(text, received_us)
-        elif json_payload.starts_with(text, b"{"):
-            try:
-                rows = json_payload.members(text).get(self._rows_field, b"")
-            except UndecodableError:
-                return _refused(text, refusal)
-            if rows.startswith(b"["):
-                return self._envelope(text, received_us)
-        return _refused(text, refusal)
-
-    def _lines(self, text: bytes, refusal: UndecodableError, received_us: int) -> Decoded:
-        lines = json_payload.lines(text, MAX_ROWS + 1)
-        if len(lines) < 2 or not any(json_payload.is_object(line) for line in lines):
-            return _refused(text, refusal)
-        try:
-            return self._parts(lines, {}, received_us)
-        except UndecodableError as error:
-            return _refused(text, error)
-
 
 def decoder_for(version: str, timestamp_field: str, skew: Skew, schema: Schema | None = None) -> Decoder | None:
     """The decoder of a version named in a plan or a file, or None when this release has no such decoder."""
     if version == RawDecoder.version:
         return RawDecoder()
     return JsonDecoder(timestamp_field, skew, schema=schema) if version == JsonDecoder.version else None
-
-
-def _refused(payload: bytes | None, error: UndecodableError) -> Decoded:
-    """The whole record."""
-    return Decoded((), (Refused(0, error.reason, error.detail, payload),))
 
 
 def _joined(envelope: Fields, members: Fields) -> Fields:

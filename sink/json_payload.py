@@ -59,6 +59,8 @@ def check(text: bytes, value: Any) -> None:
     if type(value) is not dict and type(value) is not list:
         return
     if text.count(b'"') != _quotes(value, MAX_DEPTH):
+        if too_deep(text):  # in a member that another of its name hides
+            raise UndecodableError("too-deep")
         json.loads(text.decode(), object_pairs_hook=_unique)
 
 

@@ -130,7 +130,7 @@ def _taken(value: Any, kind: str) -> Any:
 
 def _found(value: Any, kind: str) -> str:
     found = describe(value)
-    if found in ("int64", "list<int64>") and kind in ("double", "list<double>"):
+    if (found, kind) in (("int64", "double"), ("list<int64>", "list<double>")):
         return f"{found} beyond 2**53, which would be rounded"
     if kind == "timestamp" and found in ("int64", "double", "string"):
         return f"{found} that is no time"

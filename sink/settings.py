@@ -7,20 +7,37 @@ from typing import Final
 from pydantic import Field
 
 from core.settings import Section, quantity
-from core.units import DurationS
+from core.units import DurationMs, DurationS, SizeBytes
 
-MAX_SKEW_S: Final = 130 * 366 * 86_400
-"""From 1970 to 2099: with it, every time that can be read is believed."""
+MAX_SKEW_S: Final = 36_500 * 86_400
+"""A century: who asks for more wants every time believed, and this does it."""
 
 
 class SinkSettings(Section):
     """The Parquet sink."""
 
     enabled: bool = Field(True, description="Export closed windows to Parquet.")
-    max_rows_per_file: int = Field(
-        1_000_000,
-        ge=1000,
-        description="A window with more rows becomes several files: bounds the sink's memory.",
+    memory_bytes: SizeBytes = quantity(
+        "256MB",
+        alias="memory",
+        ge=16 << 20,
+        le=64 << 30,
+        description="Rows that are held in memory while a window is read. A date with more of them becomes several "
+        "files; the process needs about twice as much, and 150 MB.",
+    )
+    target_file_bytes: SizeBytes = quantity(
+        "128MB",
+        alias="target_file_size",
+        ge=1 << 20,
+        description="About the size at which a file is ended and the next one begun.",
+    )
+    small_window_records: int = Field(
+        1_000,
+        ge=0,
+        description="A window with fewer records is held back and published with the next one.",
+    )
+    hold_back_ms: DurationMs = quantity(
+        "6h", alias="hold_back", ge=0, description="Longest time that a small window is held back; 0: not at all."
     )
     retry_max_s: DurationS = quantity(
         "30s", alias="retry_max", gt=0, description="Longest pause between attempts while exporting fails."

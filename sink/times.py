@@ -25,11 +25,11 @@ _EPOCH_ORDINAL: Final = _EPOCH.toordinal()
 _RFC_3339: Final = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d):(\d\d)(?:\.(\d+))?(?:([Zz])|([+-]\d\d:\d\d))", re.ASCII
 )
-_SECONDS_BELOW: Final = 10**11
-MS_FROM: Final = _SECONDS_BELOW
+SECONDS_BELOW: Final = 10**11
+MS_FROM: Final = SECONDS_BELOW
 """From here on a number is milliseconds."""
-_MILLISECONDS_BELOW: Final = 10**14
-_MICROSECONDS_BELOW: Final = 10**17
+MILLISECONDS_BELOW: Final = 10**14
+MICROSECONDS_BELOW: Final = 10**17
 MS_TO: Final = END_US // US_PER_MS
 """The first millisecond that no device means (`END_US`)."""
 
@@ -38,11 +38,11 @@ def epoch_us(value: float) -> int | None:
     """Microseconds of a number that is epoch seconds, milli-, micro- or nanoseconds; None before 1970."""
     if value < 0:
         return None
-    if value < _SECONDS_BELOW:
+    if value < SECONDS_BELOW:
         return round(value * US_PER_S)
-    if value < _MILLISECONDS_BELOW:
+    if value < MILLISECONDS_BELOW:
         return round(value * US_PER_MS)
-    return int(value) if value < _MICROSECONDS_BELOW else int(value) // 1_000
+    return int(value) if value < MICROSECONDS_BELOW else int(value) // 1_000
 
 
 def rfc3339_us(text: str) -> int | None:

@@ -28,9 +28,10 @@ from commitlog.rest_reader import open_reader
 from core.errors import NotFoundError
 from sink.lake import QUARANTINE, BadFile
 from sink.plan import topic_folder
-from sink.verify_group import DecoderOf, Log
+from sink.verify_group import Log
 from sink.verify_look import Look, TopicLook, look
 from sink.verify_report import TopicReport, VerifyReport
+from sink.verify_rules import Decoders
 from sink.verify_topic import TopicCheck
 
 PAUSE_S: Final = 0.5  # between two looks at what seems wrong: longer than a commit and a rename take
@@ -41,19 +42,18 @@ Progress = Callable[[int, int], None]
 def verify_lake(
     data_dir: Path,
     *,
-    decoder_of: DecoderOf,
     topic: str | None = None,
     contents: bool = True,
     pause: Callable[[float], object] = time.sleep,
     progress: Progress = lambda _done, _total: None,
 ) -> VerifyReport:
-    """Verify the lake below `data_dir`, of one topic or all. `decoder_of` gives the decoder of a file's rows.
+    """Verify the lake below `data_dir`, of one topic or all.
 
     Blocks; not to be called on an event loop. Raises DataDirError when there is no log or it may not be read,
     NotFoundError for an unknown topic, UnavailableError when the log's state cannot be had.
     """
     with closing(open_reader(data_dir)) as reader:
-        return _Verifier(data_dir, reader, decoder_of, topic, contents, pause, progress).run()
+        return _Verifier(data_dir, reader, topic, contents, pause, progress).run()
 
 
 class _Verifier:
@@ -61,7 +61,6 @@ class _Verifier:
         self,
         data_dir: Path,
         reader: LogReader,
-        decoder_of: DecoderOf,
         topic: str | None,
         contents: bool,
         pause: Callable[[float], object],
@@ -69,7 +68,7 @@ class _Verifier:
     ) -> None:
         self._data_dir = data_dir
         self._reader = reader
-        self._decoder_of = decoder_of
+        self._decoders = Decoders()
         self._topic = topic
         self._contents = contents
         self._pause = pause
@@ -90,7 +89,7 @@ class _Verifier:
             if not any(bad in found for found in of_topics.values()):
                 mend = "move it out of the lake: readers of the whole lake meet it"
                 report.general.find(f"file-{bad.trouble}", bad.what, f"lake/{bad.path}", mend)
-        for topic_id, one in first.topics.items():
+        for one in first.topics.values():
             report.topics.append(self._certain(first, one))
         self._progress(self._total, self._total)
         return report
@@ -127,7 +126,7 @@ class _Verifier:
         log = Log(reader=reader, starts=starts, contents=self._contents)
         bad = self._bad_of(seen, one.topic_id)
         lake = self._data_dir / "lake"
-        return TopicCheck(lake, one, bad, log, windows, self._decoder_of, self._read).run()
+        return TopicCheck(lake, one, bad, log, windows, self._decoders, self._read).run()
 
     def _known(self) -> Mapping[str, str]:
         return {name: info.topic_id for name, info in self._reader.topics().items()}

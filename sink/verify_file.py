@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-import google_crc32c
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,17 +22,6 @@ from sink.verify_buckets import Buckets
 from sink.verify_places import FileTroubleError, Int64s, Span, place_arrays
 
 BATCH_ROWS: Final = 16_384
-_COPIED_BYTES: Final = 1 << 20
-
-
-def file_crc32c(path: Path) -> str:
-    """CRC-32C of a whole file, 8 hex digits. Raises OSError."""
-    crc = google_crc32c.Checksum()  # type: ignore[no-untyped-call]
-    with path.open("rb") as file:
-        while piece := file.read(_COPIED_BYTES):
-            crc.update(piece)  # type: ignore[no-untyped-call]
-    digest: bytes = crc.digest()  # type: ignore[no-untyped-call]
-    return digest.hex()
 
 
 class FileCheck:

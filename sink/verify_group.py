@@ -5,25 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 from commitlog.base import LogReader
-from sink.decode import Decoder
 from sink.lake import LakeFile, Unit
 from sink.ranges import Range, size, without
 from sink.verify_buckets import Buckets
 from sink.verify_contents import Compared, ContentCheck, Rule
 from sink.verify_file import FileCheck
 from sink.verify_look import TopicLook
-from sink.verify_places import FileTroubleError, PlaceCheck, Places, Span, read_places
+from sink.verify_places import FileTroubleError, PlaceCheck, Places, Span
 from sink.verify_report import REPORT, RESTORE, TopicReport, in_words
+from sink.verify_rules import Decoders, rules_of
 
-MAX_REPLAYED: Final = 1_000_000
-"""Places of a group that replays took over and that are held in memory, some 100 MB; with more the group's contents are
-not compared."""
-
-DecoderOf = Callable[[LakeFile], Decoder | str]
-"""The decoder that a file's rows were made with, or why it cannot be had."""
 Progress = Callable[[int], None]
 """Called with the bytes of each file that is read."""
 
@@ -42,7 +35,7 @@ class Log:
 
 @dataclass(slots=True)
 class GroupResult:
-    """What the topic's account needs: the group's offsets, those without a row, and files that cannot be read, with why."""
+    """What the topic's account needs: the group's offsets, those without a row, and why files cannot be read."""
 
     span: Span
     missing: dict[int, list[Range]] = field(default_factory=dict)
@@ -58,7 +51,7 @@ class GroupCheck:
         look: TopicLook,
         units: Sequence[Unit],
         log: Log,
-        decoder_of: DecoderOf,
+        decoders: Decoders,
         report: TopicReport,
         progress: Progress,
     ) -> None:
@@ -66,7 +59,7 @@ class GroupCheck:
         self._look = look
         self._units = units
         self._log = log
-        self._decoder_of = decoder_of
+        self._decoders = decoders
         self._report = report
         self._progress = progress
         self._files = [file for unit in units for file in unit.files]
@@ -75,7 +68,7 @@ class GroupCheck:
         self._whole = True
 
     def run(self, *, whole: bool) -> GroupResult:
-        """Check everything. `whole`: no file of the group is known to be missing; else rows may be, and are not named."""
+        """Check everything. `whole`: no file of the group is known to be missing; rows may be otherwise."""
         self._whole = whole
         rules = self._rules()
         buckets = Buckets(self._span, self._log.starts) if rules else None
@@ -135,48 +128,14 @@ class GroupCheck:
         """How the group's records are read; none when they are not to be compared."""
         if self._log.reader is None or not self._log.contents:
             return []
-        by_config: dict[tuple[str, str, str], LakeFile] = {}
-        for file in self._files:
-            by_config.setdefault((file.decoder, file.timestamp_field, file.schema), file)
-        decoders: dict[tuple[str, str, str], Decoder] = {}
-        for config, file in by_config.items():
-            decoder = self._decoder_of(file)
-            if isinstance(decoder, str):
-                self._report.note(
-                    "not-compared", f"values are not compared with the log's: {decoder}", f"lake/{file.path}"
-                )
-                return []
-            decoders[config] = decoder
-        if len(decoders) == 1:
-            return [Rule(decoder) for decoder in decoders.values()]
-        return self._rules_of_replays(decoders)
-
-    def _rules_of_replays(self, decoders: Mapping[tuple[str, str, str], Decoder]) -> list[Rule]:
-        """Which place belongs to which export follows from the files of the replays, which are small."""
-        taken: dict[tuple[str, str, str], set[tuple[int, int, int]]] = {config: set() for config in decoders}
-        first = (self._files[0].decoder, self._files[0].timestamp_field, self._files[0].schema)
-        for file in self._files:
-            config = (file.decoder, file.timestamp_field, file.schema)
-            if not file.replays:
-                first = config
-                continue
-            for arrays in read_places(self._lake, file.path):
-                taken[config].update(zip(*(array.tolist() for array in arrays), strict=True))
-            if sum(map(len, taken.values())) > MAX_REPLAYED:
-                what = (
-                    f"values are not compared with the log's: replays took over more than {MAX_REPLAYED} of its places"
-                )
-                self._report.note("not-compared", what, f"lake/{file.path}")
-                return []
-        rules = []
-        others: set[tuple[int, int, int]] = set().union(
-            *(places for config, places in taken.items() if config != first)
-        )
-        for config, decoder in decoders.items():
-            if config == first:
-                rules.append(Rule(decoder, lambda place: place not in others))
-            else:
-                rules.append(Rule(decoder, taken[config].__contains__))
+        try:
+            rules = rules_of(self._lake, self._files, self._decoders)
+        except FileTroubleError:
+            return []  # told when the file is read
+        if isinstance(rules, str):
+            what = f"values are not compared with the log's: {rules}"
+            self._report.note("not-compared", what, f"lake/{self._files[0].path}")
+            return []
         return rules
 
     def _contents(self, rules: Sequence[Rule], buckets: Buckets, files: Sequence[LakeFile], places: Places) -> None:

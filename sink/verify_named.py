@@ -10,9 +10,9 @@ from commitlog.base import ClosedWindow
 from sink.lake import LakeFile, Unit
 from sink.plan import topic_folder
 from sink.ranges import Range, without
-from sink.verify_file import file_crc32c
+from sink.staging import file_crc32c
 from sink.verify_look import TopicLook
-from sink.verify_report import RESTORE, TopicReport
+from sink.verify_report import RESTORE
 
 Windows = tuple[int, int]
 """First and last window of an export."""
@@ -27,7 +27,7 @@ class NamedFiles:
     def __init__(
         self, look: TopicLook, units: list[Unit], windows: Mapping[int, ClosedWindow], gone: Mapping[int, list[Range]]
     ) -> None:
-        """`windows` are those that the log still knows; `gone` the offsets that the ledger has, dropped ones included."""
+        """`windows` are those that the log still knows; `gone` the ledger's offsets, dropped ones too."""
         self._look = look
         self._windows = windows
         self._gone = gone
@@ -78,16 +78,17 @@ class NamedFiles:
             return True
         return not any(without([range_], self._gone.get(p, [])) for p, range_ in offsets.items())
 
-    def compare(self, lake: Path, report: TopicReport) -> None:
-        """Hold the files against the rows of `exports`: window, rows, size, and the checksum of all bytes."""
+    def changed(self, lake: Path) -> dict[str, Trouble]:
+        """Files that are not what the rows of `exports` say: window, rows, size, and the checksum of all bytes."""
+        found: dict[str, Trouble] = {}
         files = {file.path: file for file in self._look.files}
         for number, row in sorted(self._look.exports.items()):
             for told in row["files"] if number < self._next_window else ():
                 file = files.get(told["path"])
                 problem = "" if file is None else _disagreement(lake, file, number, told)
                 if problem:
-                    what = f"{problem}, by the export row of window {number}"
-                    report.find("file-changed", what, f"lake/{told['path']}", RESTORE)
+                    found[told["path"]] = ("file-changed", f"{problem}, by the export row of window {number}", RESTORE)
+        return found
 
 
 def _disagreement(lake: Path, file: LakeFile, number: int, told: Mapping[str, Any]) -> str:

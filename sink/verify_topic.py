@@ -16,10 +16,11 @@ from commitlog.committed import Committed
 from commitlog.ledger import LedgerState
 from sink.lake import BadFile, LakeLook, Unit
 from sink.ranges import Range, common, size, union, without
-from sink.verify_group import DecoderOf, GroupCheck, Log, Progress
+from sink.verify_group import GroupCheck, Log, Progress
 from sink.verify_look import TopicLook
 from sink.verify_named import NamedFiles, Trouble
 from sink.verify_report import RESTORE, TopicReport, in_words
+from sink.verify_rules import Decoders
 
 MAX_RANGES: Final = 50  # named one by one in a topic; the rest is counted
 _GONE: Final[tuple[LedgerState, ...]] = ("lost", "left_out", "dropped")
@@ -41,7 +42,7 @@ class TopicCheck:
         bad: Sequence[BadFile],
         log: Log,
         windows: Mapping[int, ClosedWindow],
-        decoder_of: DecoderOf,
+        decoders: Decoders,
         progress: Progress,
     ) -> None:
         """`bad` are files in the topic's folders that are none of its exports; `windows` what the log still knows."""
@@ -50,7 +51,7 @@ class TopicCheck:
         self._bad = bad
         self._log = log
         self._windows = windows
-        self._decoder_of = decoder_of
+        self._decoders = decoders
         self._progress = progress
         self._committed = look.committed or Committed()
         self._report = TopicReport(topic=look.topic, topic_id=look.topic_id)
@@ -60,12 +61,12 @@ class TopicCheck:
         units = self._published()
         self._count(units)
         named = NamedFiles(self._look, units, self._windows, self._ledger(*_GONE))
-        named.compare(self._lake, self._report)
         troubled = named.missing()
         for bad in self._bad:
             troubled[bad.path] = (f"file-{bad.trouble}", bad.what, _BAD_MENDS[bad.trouble])
         broken = {named.named[path] for path in troubled if path in named.named}
         uncovered = self._groups(units, broken, troubled)
+        troubled = named.changed(self._lake) | troubled
         left = self._tell_troubled(named, troubled, uncovered)
         self._tell_uncovered(left)
         return self._report
@@ -100,11 +101,11 @@ class TopicCheck:
             self._report.find("other-topic", what, where, mend)
             return
         what = (
-            f"windows {first.first_window} to {units[-1].window} are in the lake ({count} files, the first is named), and "
-            f"by the committed offsets {self._committed.next_window} is the next to be exported"
+            f"windows {first.first_window} to {units[-1].window} are in the lake ({count} files, the first is named), "
+            f"and by the committed offsets {self._committed.next_window} is the next to be exported"
         )
-        mend = "the committed offsets are lost, or of an older copy of the log: start the appliance, which takes over what "
-        mend += "complete exports in the lake say of themselves"
+        mend = "the committed offsets are lost, or of an older copy of the log: start the appliance, which takes over "
+        mend += "what complete exports in the lake say of themselves"
         partition, (low, high) = next(iter(first.offsets.items()), (-1, (-1, -1)))
         self._report.find("checkpoint", what, where, mend, partition=partition, first=low, next=high)
 
@@ -136,7 +137,7 @@ class TopicCheck:
         uncovered: Ranges = {p: [(0, end)] for p, end in sorted(self._committed.offsets.items()) if end}
         for group in grouped(units):
             whole = not any((unit.first_window, unit.window) in broken for unit in group)
-            check = GroupCheck(self._lake, self._look, group, self._log, self._decoder_of, self._report, self._progress)
+            check = GroupCheck(self._lake, self._look, group, self._log, self._decoders, self._report, self._progress)
             result = check.run(whole=whole)
             for path, (kind, what) in result.unreadable.items():
                 troubled[path] = (kind, what, RESTORE)

@@ -36,8 +36,10 @@ from commitlog.durability import DurabilityName, weaker_levels
 from commitlog.settings import LogSettings, TopicSettings
 from core.errors import ConfigError
 from core.settings import Section
+from core.units import format_duration_ms
 from ingest.routing import Route
 from ingest.settings import DEFAULT_ROUTES, MqttSettings, Port, RouteSettings, TcpSettings
+from retention.limits import TopicLimits
 from retention.settings import RetentionSettings
 from sink.settings import SinkSettings
 
@@ -192,6 +194,7 @@ def _bad_combinations(settings: Settings, found: Collected) -> Iterator[Problem]
     yield from _repeated(found, "routes", "filter", [route.filter for route in settings.routes])
     yield from _repeated(found, "topics", "name", [topic.name for topic in settings.topics])
     yield from _larger_than_a_commit(settings, found)
+    yield from _younger_than_a_window(settings, found)
     ports = listening_ports(settings)
     if not settings.security.allow_anonymous_network:
         for name in dict.fromkeys(port.section for port in ports):
@@ -230,6 +233,21 @@ def _larger_than_a_commit(settings: Settings, found: Collected) -> Iterator[Prob
                 f"{settings.log.journal_size_bytes >> 20} MB a reading may have {limit_bytes >> 10} KB",
                 where=_where(found, (section, key)),
                 mend="raise log.journal_size: three eighths of what checkpoint_bytes leaves of it are for one reading",
+            )
+
+
+def _younger_than_a_window(settings: Settings, found: Collected) -> Iterator[Problem]:
+    """A topic with a limit of its own whose windows would expire before they close."""
+    limits = TopicLimits(settings.retention, settings.topics)
+    for number, topic in enumerate(settings.topics):
+        own = limits.of(topic.name)
+        if own.max_age_ms and own.max_age_ms < own.roll_interval_ms:
+            key = "roll_interval" if topic.max_age_ms is None else "max_age"
+            yield Problem(
+                what=f"topic {topic.name!r} is kept for {format_duration_ms(own.max_age_ms)}, and its windows "
+                f"close every {format_duration_ms(own.roll_interval_ms)}",
+                where=_where(found, ("topics", number, key)),
+                mend="max_age must be at least roll_interval: whole windows expire, or 0 for never",
             )
 
 

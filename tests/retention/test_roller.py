@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from commitlog.base import ClosedWindow, TopicInfo
-from retention.policy import Boundary, next_boundary, next_boundary_ms, roll_reason
+
 from retention.roller import Roller
 from retention.settings import RetentionSettings
 

@@ -89,6 +89,11 @@ class SegmentWriter:
         self.bytes_written = 0
         self.checkpoints = 0
 
+    @property
+    def deletion_failures(self) -> int:
+        """Attempts since the start to take a deleted segment's files away that failed."""
+        return self._graveyard.failures
+
     def publish_all(self) -> None:
         """Make every partition known to readers."""
         self._marks.publish([(f.topic, f.partition, f.watermark()) for f in self._files.values()], checkpoint=True)

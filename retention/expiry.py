@@ -57,9 +57,9 @@ class TopicState:
         """What it takes in the log."""
         return sum(partition.size_bytes for partition in self.partitions)
 
-    def behind(self, window: ClosedWindow) -> Sequence[str]:
+    def behind(self, window: ClosedWindow) -> tuple[str, ...]:
         """The sinks that have not exported a window."""
-        return [name for name, committed in sorted(self.committed.items()) if not _is_past(committed, window)]
+        return tuple(name for name, committed in sorted(self.committed.items()) if not _is_past(committed, window))
 
     def leaving_bytes(self, window: ClosedWindow) -> int:
         """What is deleted with a window and all before it."""
@@ -84,7 +84,7 @@ class Expiry:
     ranges: Mapping[int, tuple[int, int]]
     size_bytes: int
     reason: Reason
-    unexported: Sequence[str] = ()
+    unexported: tuple[str, ...] = ()
 
     @property
     def before(self) -> Mapping[int, int]:
@@ -109,7 +109,7 @@ class Held:
     topic: str
     number: int
     reason: Reason
-    sinks: Sequence[str]
+    sinks: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +129,7 @@ def by_limits(topic: TopicState, *, now_ms: int, clock_ok: bool, allow_loss: boo
         reason = _due(topic.limits, window, now_ms=now_ms, clock_ok=clock_ok, left_bytes=left_bytes)
         if reason is None:
             break
-        behind = tuple(topic.behind(window))
+        behind = topic.behind(window)
         if behind and not allow_loss:
             held = Held(topic=topic.info.name, number=window.number, reason=reason, sinks=behind)
             return Decision(expiries=_expiries(topic, last, kind), held=(held,))
@@ -149,7 +149,7 @@ def for_disk(topics: Sequence[TopicState], *, free_bytes: int, allow_loss: bool)
     for topic in topics:
         last = chosen.get(topic.info.topic_id)
         if last is not None:
-            expiries += _expiries(topic, last, (Reason.DISK, tuple(topic.behind(last))))
+            expiries += _expiries(topic, last, (Reason.DISK, topic.behind(last)))
     if expiries:
         return Decision(expiries=expiries)
     return Decision(held=tuple(held for topic in topics for held in _held_for_disk(topic)))

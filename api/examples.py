@@ -127,6 +127,7 @@ SESSION: Final = {
 SESSION_LIST: Final = {"sessions": [SESSION], "connected": 1204, "away": 3, "next": "mqtt:100"}
 
 STORAGE: Final = {
+    "as_of": "2026-11-20T10:03:12.500000Z",
     "clock": "ok",
     "disk": {
         "state": "ok",

@@ -72,6 +72,7 @@ class StorageState(Shape):
 
     model_config = ConfigDict(json_schema_extra=example(examples.STORAGE))
 
+    as_of: datetime = Field(description="When it was looked at last.")
     clock: str = Field(description="How far the clock is trusted; nothing goes by age unless it is `ok`.")
     disk: Disk | None = Field(description="Null in the first seconds after a start.")
     topics: list[StoredTopic]

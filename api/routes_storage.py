@@ -23,6 +23,7 @@ async def show_storage(services: Injected) -> Response:
     told = await services.ask("storage")
     return answer(
         StorageState(
+            as_of=to_datetime(told["as_of_ms"]),
             topics=[_stored(row) for row in told["topics"]],
             expired=[
                 ExpiredWindows(at=to_datetime(row["at_ms"]), **{name: row[name] for name in row if name != "at_ms"})

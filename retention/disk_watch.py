@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
@@ -14,7 +13,7 @@ from retention.disk import DiskPressure, Forecast, Growth, Marks, budget_marks, 
 from retention.settings import RetentionSettings
 from retention.usage import Usage
 
-_USAGE_MS: Final = 30_000  # between two walks through the lake's folders while there is room
+_WALK_MS: Final = 30_000  # between two walks through the lake's folders while there is room
 _log = structlog.get_logger("headrace.retention")
 
 
@@ -29,18 +28,25 @@ class DiskLook:
     forecast: Forecast
 
 
+class Measure(Protocol):
+    """Looks at the disk; called in a thread."""
+
+    def __call__(self, *, walk: bool) -> Usage:
+        """See `UsageMeter.look`. Raises OSError."""
+        ...
+
+
 class DiskWatch:
     """See the module. Used on the event loop."""
 
-    def __init__(self, settings: RetentionSettings, clock: Clock, measure: Callable[[], Usage]) -> None:
-        """`measure` is called in a thread."""
+    def __init__(self, settings: RetentionSettings, clock: Clock, measure: Measure) -> None:
         self.pressure = DiskPressure.OK
         self.last: DiskLook | None = None
         self._settings = settings
         self._clock = clock
         self._measure = measure
         self._growth = Growth()
-        self._usage: tuple[int, Usage] | None = None
+        self._walked_ms: int | None = None
 
     @property
     def to_free_bytes(self) -> int:
@@ -65,9 +71,10 @@ class DiskWatch:
         Raises OSError.
         """
         now_ms = self._clock.monotonic_ms()
-        if self._usage is None or self.pressure is not DiskPressure.OK or now_ms - self._usage[0] >= _USAGE_MS:
-            self._usage = (now_ms, await asyncio.to_thread(self._measure))
-        usage = self._usage[1]
+        walk = self._walked_ms is None or now_ms - self._walked_ms >= _WALK_MS
+        usage = await asyncio.to_thread(lambda: self._measure(walk=walk or self.pressure is not DiskPressure.OK))
+        if walk:
+            self._walked_ms = now_ms
         log_bytes = topics_bytes + usage.log_other_bytes
         used_bytes = usage.total_bytes - usage.free_bytes
         if self._settings.disk_budget_bytes:

@@ -24,11 +24,10 @@ from commitlog.ledger import LEDGER_TABLE, Ledger, LedgerEntry
 from commitlog.space import DiskState
 from commitlog.windows import WINDOWS_TABLE
 from core.clock import Clock, ClockState
-from retention.disk_watch import DiskWatch
+from retention.disk_watch import DiskWatch, Measure
 from retention.expiry import Decision, Expiry, Held, TopicState, by_limits, for_disk, settled_before
 from retention.limits import TopicLimits
 from retention.settings import RetentionSettings
-from retention.usage import Usage
 from retention.window_book import WindowBook
 
 LOOK_S: Final = 5.0
@@ -89,9 +88,9 @@ class Expirer:
         *,
         sinks: Sequence[str],
         clock_state: Callable[[], ClockState],
-        measure: Callable[[], Usage],
+        measure: Measure,
     ) -> None:
-        """`sinks` are the names of those that are configured; `measure` is called in a thread."""
+        """`sinks` are the names of those that are configured."""
         self.expired_windows: Counter[tuple[str, str]] = Counter()
         """By topic and reason, since the start; so are the two that follow, but that the last is by topic alone."""
         self.expired_bytes: Counter[tuple[str, str]] = Counter()
@@ -100,7 +99,8 @@ class Expirer:
         self.held: Sequence[Held] = ()
         self.disk = DiskWatch(settings, clock, measure)
         self.topics: Sequence[TopicState] = ()
-        """As of the last look."""
+        """As of the last look, which was at `looked_ms`."""
+        self.looked_ms = 0
         self._log = log
         self._settings = settings
         self._limits = limits
@@ -115,6 +115,7 @@ class Expirer:
         """One round: decide, and do. Raises what the log or the disk raises; the next look begins anew."""
         self.topics = await self._states()
         await self.disk.look(sum(topic.size_bytes for topic in self.topics), self._log.disk.needed_bytes)
+        self.looked_ms = self._clock.time_ms()
         decision = self._decide()
         self._tell_held(decision.held)
         for expiry in decision.expiries:

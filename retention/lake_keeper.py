@@ -26,7 +26,7 @@ from retention.lake_files import LakeFiles
 from retention.lake_units import Drop, cutoff_date, to_drop
 from retention.settings import RetentionSettings
 
-LOOK_S: Final = 60.0
+LOOK_S: Final = 10.0
 DROPPING_TABLE: Final = "retention.dropping"
 EXPORTS_TABLE: Final = "exports"  # the sink's, `<topic id>/<last window's number, 20 digits>`
 SINK: Final = "parquet"  # the one that writes the lake

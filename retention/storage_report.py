@@ -16,6 +16,7 @@ def storage_report(expirer: Expirer, lake: LakeKeeper, *, clock: ClockState) -> 
     """As of the last look; `disk` is None before the first."""
     held = {one.topic: one for one in expirer.held}
     return {
+        "as_of_ms": expirer.looked_ms,
         "clock": clock.value,
         "disk": _disk(expirer.disk),
         "topics": [_topic(topic) for topic in expirer.topics],

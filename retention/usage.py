@@ -80,14 +80,17 @@ class UsageMeter:
         self._log_dir = log_dir
         self._tables_dir = tables_dir
         self._lake = FolderSizes(lake_dir)
+        self._lake_bytes = 0
 
-    def look(self) -> Usage:
-        """As of now. Raises OSError."""
+    def look(self, *, walk: bool) -> Usage:
+        """As of now; the lake as it was at the last look with `walk`, which takes a while. Raises OSError."""
         found = os.statvfs(self._log_dir)
+        if walk:
+            self._lake_bytes = self._lake.total_bytes()
         return Usage(
             total_bytes=found.f_blocks * found.f_frsize,
             free_bytes=found.f_bavail * found.f_frsize,
-            lake_bytes=self._lake.total_bytes(),
+            lake_bytes=self._lake_bytes,
             log_other_bytes=_own_bytes(self._log_dir) + _own_bytes(self._tables_dir),
         )
 

@@ -28,6 +28,7 @@ def _filled_box(run_dir: Path) -> ApiBox:
     box.sink_reports("headrace_sink_rows_total 3\n")
     box.edge["storage"] = {
         **{key: STORAGE[key] for key in ("clock", "disk", "held", "lake_retention", "lake_files_left_alone")},
+        "as_of_ms": 5,
         "topics": [{**_without(row, "oldest"), "oldest_ms": 5} for row in STORAGE["topics"]],
         "expired": [{**_without(row, "at"), "at_ms": 5} for row in STORAGE["expired"]],
     }

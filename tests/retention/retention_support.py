@@ -110,7 +110,7 @@ class RetentionBox:
             self.clock,
             sinks=self.sinks,
             clock_state=lambda: self.clock_state,
-            measure=lambda: self.usage,
+            measure=lambda *, walk: self.usage,
         )
 
     async def reopen(self) -> None:

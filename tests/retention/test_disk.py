@@ -166,7 +166,10 @@ def test_a_look_at_a_data_directory(tmp_path: Path) -> None:
     (tmp_path / "log" / "telemetry-0" / "0.log").write_bytes(bytes(9999))
     (tmp_path / "lake").mkdir()
     (tmp_path / "lake" / "x").write_bytes(bytes(3))
-    usage = UsageMeter(tmp_path / "log", tmp_path / "lake", tables).look()
+    meter = UsageMeter(tmp_path / "log", tmp_path / "lake", tables)
+    assert meter.look(walk=False).lake_bytes == 0, "never walked"
+    meter.look(walk=True)
+    usage = meter.look(walk=False)
     assert (usage.log_other_bytes, usage.lake_bytes) == (1050, 3)
     assert 0 < usage.free_bytes <= usage.total_bytes
 

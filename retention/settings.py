@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
-
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from core.settings import Section, quantity
 from core.units import DurationMs, SizeBytes
@@ -74,17 +72,3 @@ class RetentionSettings(Section):
         ge=0,
         description="While the lake takes more than this, its oldest files are deleted; 0: no limit.",
     )
-
-    @model_validator(mode="after")
-    def _marks_in_order(self) -> Self:
-        if self.low_mark_percent >= self.high_mark_percent:
-            raise ValueError(
-                f"low_mark_percent ({self.low_mark_percent}) must be below high_mark_percent ({self.high_mark_percent})"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _older_than_a_window(self) -> Self:
-        if self.max_age_ms and self.max_age_ms < self.roll_interval_ms:
-            raise ValueError("max_age must be at least roll_interval: whole windows expire, or 0 for never")
-        return self

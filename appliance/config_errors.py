@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from appliance.config_keys import BOUND_WORDS, KeyPath, kind_of, public_default, public_value
+from appliance.config_keys import BOUND_WORDS, KeyPath, key_tree, kind_of, public_default, public_value
 from appliance.config_sources import Collected, Given, Problem
 from appliance.toml_lines import TomlPath
 
@@ -35,8 +35,14 @@ def _written_path(detail: ErrorDetails, found: Collected) -> TomlPath:
     for length in range(1, len(at) + 1):
         key = found.tree.keys.get(tuple(str(part) for part in at[:length]))
         if key is not None:
-            return at[: length + 2] if key.table else at[:length]
+            return at[: length + _written_in_table(at[length:], key.table)] if key.table else at[:length]
     return at
+
+
+def _written_in_table(at: TomlPath, table: type[BaseModel]) -> int:
+    """How many parts of a path into an array of tables were written: the item's number, its key, and so on below."""
+    inner = key_tree(table).keys.get((str(at[1]),)) if len(at) > 1 else None
+    return 2 + _written_in_table(at[2:], inner.table) if inner and inner.table else 2
 
 
 def given_at(at: TomlPath, found: Collected) -> Given | None:

@@ -1,8 +1,8 @@
 """The keys of a settings model as people write them: dotted names, aliases instead of unit-named fields, units as text.
 
 Works on any model made of `core.settings.Section`s: a field is a plain value, a section (another model) or an array
-of tables (`tuple[Model, ...]`). Knows nothing of where values come from (appliance/config_sources.py) or how they are
-shown (appliance/config_text.py).
+of tables (`tuple[Model, ...]`), whose items may hold arrays of tables themselves. Knows nothing of where values come
+from (appliance/config_sources.py) or how they are shown (appliance/config_text.py).
 """
 
 from __future__ import annotations
@@ -92,6 +92,11 @@ def key_tree(model: type[BaseModel]) -> KeyTree:
         else:
             keys[path] = Key(path=path, field=field, table=_table_of(inner))
     return KeyTree(keys=keys, sections=sections)
+
+
+def table_name(at: Sequence[str | int]) -> str:
+    """The dotted name of an array of tables at a path with the numbers of items in it: `topics.fields`."""
+    return ".".join(part for part in at if isinstance(part, str))
 
 
 def public_name(name: str, field: FieldInfo) -> str:

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from appliance.config_keys import Key, KeyPath, KeyTree, public_fields
+from appliance.config_keys import Key, KeyPath, KeyTree, key_tree, table_name
 from appliance.toml_lines import TomlPath, line_of
 from core.errors import ConfigError
 
@@ -85,23 +85,31 @@ class Collected:
                 self._unknown(path, locate(path))
 
     def _add_value(self, key: Key, value: Any, locate: Locate) -> None:
-        if key.table is not None and not self._tables_fit(key, key.table, value, locate):
+        if key.table is not None and not self._tables_fit(key.path, key.table, value, locate):
             return
         if isinstance(value, bool) and not key.accepts(bool):
             self._problem(f"`{key.name}` is {str(value).lower()}", locate(key.path), key.field.description or "")
             return
         self.given[key.path] = Given(path=key.path, value=value, locate=locate)
 
-    def _tables_fit(self, key: Key, table: type[BaseModel], value: Any, locate: Locate) -> bool:
+    def _tables_fit(self, at: TomlPath, table: type[BaseModel], value: Any, locate: Locate) -> bool:
+        """Whether an array of tables is one and names known keys alone; so for arrays within its tables."""
+        name = table_name(at)
         if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
-            self._problem(f"`{key.name}` is not an array of tables", locate(key.path), f"write [[{key.name}]] for each")
+            self._problem(f"`{name}` is not an array of tables", locate(at), f"write [[{name}]] for each")
             return False
-        known = public_fields(table)
-        strange = [(number, name) for number, item in enumerate(value) for name in item if name not in known]
-        for number, name in strange:
-            nearest = KeyTree(keys={(k,): Key(path=(k,), field=f) for k, f in known.items()}, sections={})
-            self._unknown((name,), locate((*key.path, number, name)), nearest, inside=f"[[{key.name}]]")
-        return not strange
+        known = key_tree(table)
+        fit = True
+        for number, item in enumerate(value):
+            for each, inner in item.items():
+                key = known.keys.get((each,))
+                place = (*at, number, each)
+                if key is None:
+                    self._unknown((each,), locate(place), known, inside=f"[[{name}]]")
+                    fit = False
+                elif key.table is not None:
+                    fit = self._tables_fit(place, key.table, inner, locate) and fit
+        return fit
 
     def _unknown(self, path: KeyPath, where: str, tree: KeyTree | None = None, inside: str = "") -> None:
         tree = tree or self.tree

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from appliance.config_keys import KeyTree, bounds_of, key_tree, kind_of, public_default, public_fields, public_tree
+from appliance.config_keys import Key, KeyTree, bounds_of, key_tree, kind_of, public_default, public_fields, public_tree
 from appliance.config_sources import variable_of
 
 
@@ -54,7 +54,15 @@ def _table_lines(name: str, items: list[dict[str, Any]], origin: str | None) -> 
         yield from ("", f"# no [[{name}]]")
     for item in items:
         yield from ("", f"[[{name}]]" + (f"  # {_one_line(origin)}" if origin else ""))
-        yield from (f"{key} = {toml_value(value)}" for key, value in item.items() if value is not None)
+        inner = {key: value for key, value in item.items() if _is_tables(value)}
+        plain = {key: value for key, value in item.items() if value is not None and key not in inner}
+        yield from (f"{key} = {toml_value(value)}" for key, value in plain.items())
+        for key, tables in inner.items():  # after the plain ones, which would else belong to the last of them
+            yield from _table_lines(f"{name}.{key}", tables, None)
+
+
+def _is_tables(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
 
 
 def _one_line(text: str) -> str:
@@ -77,9 +85,18 @@ def render_markdown(model: type[BaseModel]) -> str:
         parts += [f"\n## `[{'.'.join(path)}]`\n", f"{_summary(section)}\n", *_rows(tree, path)]
     for key in tree.keys.values():
         if key.table is not None:
-            parts += [f"\n## `[[{key.name}]]`\n", f"{_summary(key.table)} {key.field.description}"]
-            parts += [f"\nDefault: `{toml_value(public_default(key.field))}`\n", *_item_rows(key.table)]
+            parts += _table_parts(key.name, key, key.table)
     return "\n".join(parts) + "\n"
+
+
+def _table_parts(name: str, key: Key, table: type[BaseModel]) -> Iterator[str]:
+    yield f"\n## `[[{name}]]`\n"
+    yield f"{_summary(table)} {key.field.description}"
+    yield f"\nDefault: `{toml_value(public_default(key.field))}`\n"
+    yield from _item_rows(table)
+    for inner in key_tree(table).keys.values():
+        if inner.table is not None:
+            yield from _table_parts(f"{name}.{inner.name}", inner, inner.table)
 
 
 def _summary(model: type[BaseModel]) -> str:

@@ -33,7 +33,7 @@ from appliance.config_sources import (
 )
 from appliance.toml_lines import TomlPath
 from commitlog.durability import DurabilityName, weaker_levels
-from commitlog.settings import LogSettings, TopicSettings
+from commitlog.settings import LogSettings, TopicSettings, topic_mistakes
 from core.errors import ConfigError
 from core.settings import Section
 from core.units import format_duration_ms
@@ -193,6 +193,7 @@ def _bad_combinations(settings: Settings, found: Collected) -> Iterator[Problem]
     yield from _routes_that_cannot_work(settings, found)
     yield from _repeated(found, "routes", "filter", [route.filter for route in settings.routes])
     yield from _repeated(found, "topics", "name", [topic.name for topic in settings.topics])
+    yield from _fields_that_cannot_be(settings, found)
     yield from _larger_than_a_commit(settings, found)
     yield from _younger_than_a_window(settings, found)
     yield from _marks_out_of_order(settings, found)
@@ -220,6 +221,13 @@ def _repeated(found: Collected, table: str, key: str, values: Sequence[str]) -> 
                 where=_where(found, (table, last, key)),
                 mend=f"keep one of them: each {key} stands once",
             )
+
+
+def _fields_that_cannot_be(settings: Settings, found: Collected) -> Iterator[Problem]:
+    for number, topic in enumerate(settings.topics):
+        for mistake in topic_mistakes(topic):
+            where = _where(found, ("topics", number, *mistake.at))
+            yield Problem(what=f"topic {topic.name!r}: {mistake.what}", where=where, mend=mistake.mend)
 
 
 def _larger_than_a_commit(settings: Settings, found: Collected) -> Iterator[Problem]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Final
 
@@ -10,33 +11,42 @@ from appliance.process import announce_ready, child_main
 from appliance.settings import Settings
 from commitlog.reader import FileLogReader
 from commitlog.remote import RemoteLog
+from commitlog.settings import TopicSettings
 from core.channel import ChannelClient
 from core.clock import SystemClock
 from core.tasks import background
+from sink.holding import Holding
 from sink.metrics import WRITE_INTERVAL_S, SinkMetrics, keep_written
-from sink.parquet import RAW, ParquetSink, TopicFormat
+from sink.parquet import ParquetSink
+from sink.reading import Reading, json_reading, raw_reading
 from sink.runner import Pauses, Runner
-from sink.survey import Limits
+from sink.schema import Schema
+from sink.staging import Limits
+from sink.times import Skew
 
 _RAW_TOPICS: Final = frozenset({"mqtt"})  # what no route matched: nobody said that these payloads are JSON
 
 
-def topic_formats(settings: Settings) -> dict[str, TopicFormat]:
-    """How each topic that needs anything but the default is read."""
-    formats = dict.fromkeys(_RAW_TOPICS, RAW)
-    for topic in settings.topics:
-        raw = topic.decoder == "raw" or (topic.decoder is None and topic.name in _RAW_TOPICS)
-        formats[topic.name] = RAW if raw else TopicFormat(timestamp_field=topic.timestamp_field)
-    return formats
+def readings(settings: Settings) -> Callable[[str], Reading]:
+    """How each topic's payloads are read."""
+    skew = Skew.of_seconds(settings.sink.max_clock_ahead_s, settings.sink.max_clock_behind_s)
+    declared = {topic.name: topic for topic in settings.topics}
+
+    def reading_of(name: str) -> Reading:
+        topic = declared.get(name) or TopicSettings(name=name)
+        if topic.decoder == "raw" or (topic.decoder is None and name in _RAW_TOPICS):
+            return raw_reading(skew)
+        return json_reading(skew, timestamp_field=topic.timestamp_field, schema=Schema.of(topic))
+
+    return reading_of
 
 
 def parquet_sink(settings: Settings) -> ParquetSink:
     """The sink that the settings describe."""
-    formats = topic_formats(settings)
     return ParquetSink(
         settings.data_dir / "lake",
-        format_of=lambda topic: formats.get(topic, TopicFormat()),
-        limits=Limits(rows=settings.sink.max_rows_per_file),
+        reading_of=readings(settings),
+        limits=Limits(memory_bytes=settings.sink.memory_bytes, file_bytes=settings.sink.target_file_bytes),
         software=f"headrace {version('headrace')}",
     )
 
@@ -52,6 +62,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         clock=SystemClock(),
         metrics=metrics,
         pauses=Pauses(retry_max_s=settings.sink.retry_max_s),
+        holding=Holding(small_records=settings.sink.small_window_records, hold_ms=settings.sink.hold_back_ms),
     )
     tasks: set[asyncio.Task[None]] = set()
     path = settings.data_dir / "run" / "sink.prom"

@@ -34,13 +34,21 @@ def _paths(text: str) -> Iterator[tuple[int, TomlPath]]:
     seen: Counter[TomlPath] = Counter()
     for number, line in enumerate(text.splitlines(), start=1):
         if header := _HEADER.match(line):
-            prefix = _split(header[2])
+            prefix = _resolved(_split(header[2]), seen)
             if header[1] == "[[":
                 seen[prefix] += 1
                 prefix = (*prefix, seen[prefix] - 1)
             yield number, prefix
         elif key := _KEY.match(line):
             yield number, (*prefix, *_split(key[1]))
+
+
+def _resolved(names: tuple[str, ...], seen: Counter[TomlPath]) -> TomlPath:
+    """A header's path: what stands below an array of tables belongs to its last item so far."""
+    path: TomlPath = names[:1]
+    for name in names[1:]:
+        path = (*path, seen[path] - 1, name) if seen[path] else (*path, name)
+    return path
 
 
 def _split(dotted: str) -> tuple[str, ...]:

@@ -106,7 +106,7 @@ def measure_once(bench: Bench, server: Server, load: Load, number: int) -> Round
     try:
         running = server.start(data_dir)
         try:
-            figures = _under_load(bench, running, load)
+            figures = under_load(bench, running, load)
         finally:
             running.stop()
     except BenchmarkError as error:
@@ -117,7 +117,8 @@ def measure_once(bench: Bench, server: Server, load: Load, number: int) -> Round
     return Round(server=server.name, load=load, number=number, figures=figures, void=reasons_to_void(figures))
 
 
-def _under_load(bench: Bench, running: Running, load: Load) -> Figures:
+def under_load(bench: Bench, running: Running, load: Load) -> Figures:
+    """One measured interval of a server that runs. Raises BenchmarkError when it breaks off."""
     before_load = Written.now(bench.device, running.pids)
     with Loader(bench.loader, running.port, load, bench.timing) as loader:
         loader.wait_for("connected")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
@@ -19,6 +20,9 @@ PROFILES: Final[Mapping[str, Mapping[str, str | int]]] = {
 """What a profile sets, unless it is given. The fields below have the values of `ssd`, the default."""
 
 MAX_COMMIT_BYTES: Final = 64 << 20  # as much as pending_bytes may be; half of what readers take of one batch
+
+MAX_DECLARED_FIELDS: Final = 1000
+"""Of a topic: as many as a file has columns of its own."""
 
 
 class LogSettings(Section):
@@ -172,6 +176,40 @@ class LogSettings(Section):
         return self
 
 
+FieldType = Literal[
+    "int64",
+    "double",
+    "string",
+    "bool",
+    "timestamp",
+    "json",
+    "list<int64>",
+    "list<double>",
+    "list<string>",
+    "list<bool>",
+]
+"""Types of declared fields."""
+UnknownFields = Literal["keep", "quarantine"]
+"""What becomes of a row with a field that is not declared."""
+
+
+class FieldSettings(Section):
+    """One declared field of a topic's payloads (`[[topics.fields]]`): a column of every file, in this order."""
+
+    name: str = Field(
+        min_length=1,
+        max_length=256,
+        description="The field; one of a nested object by its path, such as `motor.temp`.",
+    )
+    type: FieldType = Field(
+        description="What its values are. A row with anything else is quarantined; an integer is taken for a double "
+        "that holds it exactly, and a `timestamp` is written as `timestamp_field` is."
+    )
+    unit: str = Field("", max_length=64, description="Unit of its values, for the files' metadata.")
+    description: str = Field("", max_length=1000, description="What it means, for the files' metadata.")
+    required: bool = Field(False, description="Quarantine a row in which it is missing or null.")
+
+
 class TopicSettings(Section):
     """What one topic of the log does differently (`[[topics]]`)."""
 
@@ -193,3 +231,50 @@ class TopicSettings(Section):
         None, alias="max_age", ge=0, description="Instead of `retention.max_age`; 0: never."
     )
     max_bytes: OptionalSizeBytes = Field(None, ge=0, description="Instead of `retention.max_bytes`; 0: no limit.")
+    unknown_fields: UnknownFields = Field(
+        "keep",
+        description="What becomes of a row with a field that is not declared: `keep` gives it a column, `quarantine` "
+        "keeps the whole row out.",
+    )
+    fields: tuple[FieldSettings, ...] = Field(
+        (), max_length=MAX_DECLARED_FIELDS, description="Declared fields, in the order of their columns."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicMistake:
+    """What is wrong with a topic's declared fields although each setting alone is right; `at` is a path within it."""
+
+    at: tuple[str | int, ...]
+    what: str
+    mend: str
+
+
+def topic_mistakes(topic: TopicSettings) -> Iterator[TopicMistake]:
+    """Each field is declared once, none inside another, and only where payloads have fields."""
+    decoder = topic.decoder or ("raw" if topic.name == "mqtt" else "json")
+    if decoder == "raw" and (topic.fields or topic.unknown_fields != "keep"):
+        key = "fields" if topic.fields else "unknown_fields"
+        mend = f'set decoder = "json", or leave out {key}'
+        yield TopicMistake(at=(key,), what="payloads of a raw topic have no fields", mend=mend)
+    names = [field.name for field in topic.fields]
+    known = set(names)
+    for number, name in enumerate(names):
+        at = ("fields", number, "name")
+        if name in names[:number]:
+            yield TopicMistake(at=at, what=f"field {name!r} is declared twice", mend="keep one of them")
+        if name == topic.timestamp_field:
+            mend = "leave it out: it is the column `ts` of every file"
+            yield TopicMistake(at=at, what=f"field {name!r} is the topic's timestamp_field", mend=mend)
+        for above in _paths_above(name):
+            if above in known:
+                yield TopicMistake(
+                    at=at,
+                    what=f"field {name!r} is inside of field {above!r}, which is declared too",
+                    mend=f"declare one of them; {above!r} as json takes all of it",
+                )
+
+
+def _paths_above(name: str) -> Iterator[str]:
+    parts = name.split(".")
+    return (".".join(parts[:length]) for length in range(1, len(parts)))

@@ -1,11 +1,11 @@
 """The connector seam: what a sink is to the runner, and what the two owe each other.
 
-The runner hands a sink the closed windows of each topic in number order, one at a time, on one thread that is the
-sink's own. A sink makes a window's rows visible to its readers exactly once although `write` may be called for one
-window any number of times: the process may die between any two steps. After `write` has returned, the runner
-records the progress durably in the log (the checkpoint) and only then calls `settle`. So a sink
+The runner hands a sink the closed windows of each topic in number order, one at a time or a few small ones joined, on
+one thread that is the sink's own. A sink makes their rows visible to its readers exactly once although `write` may be
+called for the same ones any number of times: the process may die between any two steps. After `write` has returned, the
+runner records the progress durably in the log (the checkpoint) and only then calls `settle`. So a sink
 
-1. decides what it will write from the window alone, keeps that decision, and repeats it when called again,
+1. makes everything ready before any of it can be seen, keeps a plan of it, and repeats the plan when called again,
 2. recognises what it has already published and leaves it as it is,
 3. forgets the decision in `settle`, or in the next `open`, when the checkpoint shows that the window is done.
 
@@ -91,12 +91,58 @@ class Missing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExportWindow:
+    """What is exported at once: a closed window, or consecutive small ones joined. See `ClosedWindow`.
+
+    `number` is the last window's, `first_number` the first one's.
+    """
+
+    topic: str
+    topic_id: str
+    first_number: int
+    number: int
+    start_ms: int
+    end_ms: int
+    offsets: Mapping[int, tuple[int, int]]
+
+    @property
+    def span(self) -> int:
+        """Offsets in it."""
+        return sum(following - first for first, following in self.offsets.values())
+
+    @property
+    def offsets_by_name(self) -> dict[str, tuple[int, int]]:
+        """The offset vector with its partitions as text, in order, as JSON has it."""
+        return {str(partition): self.offsets[partition] for partition in sorted(self.offsets)}
+
+
+def joined(windows: Sequence[ClosedWindow]) -> ExportWindow:
+    """Consecutive windows of one topic as one."""
+    first, last = windows[0], windows[-1]
+    offsets: dict[int, tuple[int, int]] = {}
+    for window in windows:
+        for partition, (start, following) in window.offsets.items():
+            offsets[partition] = (offsets.get(partition, (start, 0))[0], following)
+    return ExportWindow(
+        topic=last.topic,
+        topic_id=last.topic_id,
+        first_number=first.number,
+        number=last.number,
+        start_ms=first.start_ms,
+        end_ms=last.end_ms,
+        offsets=offsets,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExportedFile:
-    """A published file: its path relative to the lake, rows, size, and the date of its folder."""
+    """A published file: its path relative to the lake, kind, rows, size, checksum, and the date of its folder."""
 
     path: str
+    kind: str
     rows: int
     size_bytes: int
+    crc32c: str
     date: str
 
 
@@ -133,14 +179,22 @@ class Sink(Protocol):
         """
         ...
 
-    def write(self, window: ClosedWindow, reader: LogReader, cancel: CancelFlag) -> Export:
-        """Publish the rows of a window that has at least one offset.
+    def begun(self, topic_id: str, next_window: int) -> int | None:
+        """The number of the last window of an export that has been begun and not recorded, if there is one.
+
+        `next_window` is the first window that is not recorded. The runner then hands exactly the windows up to the
+        one that this names to `write`.
+        """
+        ...
+
+    def write(self, window: ExportWindow, reader: LogReader, cancel: CancelFlag) -> Export:
+        """Publish the rows of windows that have at least one offset.
 
         Raises the errors above, or ExportCancelledError when `cancel` was set; then nothing half-written is visible.
         """
         ...
 
-    def settle(self, window: ClosedWindow) -> None:
+    def settle(self, window: ExportWindow) -> None:
         """The window's checkpoint is durable: drop what was kept for a retry."""
         ...
 

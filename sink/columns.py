@@ -2,14 +2,17 @@
 
 Rules (docs/formats-parquet.md states them for readers):
 
-* Each field becomes a column of the kind most of its values have: numbers, text, true/false, or nested; of equals
-  the first in that order. Numbers are 64-bit integers, or doubles as soon as one value has a fraction or exponent.
+* Declared fields come first, in their order: always there, their kind pinned. What would clash was refused before.
+* Each other field becomes a column of the kind most of its values have: numbers, text, true/false, lists of these, or
+  JSON text; of equals the first in that order. Numbers are 64-bit integers, or doubles as soon as one value has a
+  fraction or exponent; so are the items of lists.
 * A value that its column cannot hold exactly - another kind, an integer beyond 64 bits, an integer beyond 2**53
   in a column of doubles, which would round it - stands as JSON text in `<field>__other` and is counted as a clash.
-* A field with nothing but nulls has no column: a column of a made-up type would clash with the next file's.
-* Columns stand in the order of the field names. A name that is one of ours gets the prefix `payload_`; names that
-  differ only in case, or meet after prefixing, are numbered, since SQL readers do not tell them apart.
-* A window has at most `MAX_FIELDS` fields of its own; what is seen beyond them, or has a longer name than
+* A field with nothing but nulls has no column: a column of a made-up type would clash with the next file's. Lists with
+  nothing in them count for whichever kind of list the field has most of; where it has none they are JSON text.
+* Other columns stand in the order of the field names. A name that is one of ours gets the prefix `payload_`; names
+  that differ only in case, or meet after prefixing, are numbered, since SQL readers do not tell them apart.
+* A window has at most `MAX_FIELDS` fields that are not declared; what is seen beyond them, or has a longer name than
   `MAX_NAME_CHARS`, goes, as one JSON object a row, into the column `_more`. It bounds memory against a device that
   makes up names.
 """
@@ -18,28 +21,40 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-import msgspec
 import pyarrow as pa
 
-from sink.decode import Fields
+from sink.flatten import MAX_PATH_CHARS
+from sink.kinds import (
+    BOOL,
+    FLOAT,
+    HOLDS,
+    HUGE,
+    INT,
+    JSON,
+    KINDS,
+    LIST_BOOL,
+    LIST_EMPTY,
+    LIST_FLOAT,
+    LIST_HUGE,
+    LIST_INT,
+    LIST_STRING,
+    LIST_WIDE,
+    SIMPLE,
+    STRING,
+    WIDE,
+    Fields,
+    fits,
+    json_text,
+    kind_of,
+)
+from sink.schema import Schema
+
+__all__ = ["fits", "json_text"]  # re-exported: what a column holds, and what stands beside it
 
 MAX_FIELDS: Final = 1_000
-MAX_NAME_CHARS: Final = 256  # of a column; a longer field goes to `_more`
-
-_BOOL, _INT, _FLOAT, _STRING, _NESTED, _WIDE, _HUGE = range(7)
-_KINDS: Final[dict[type, int]] = {
-    bool: _BOOL,
-    int: _INT,
-    float: _FLOAT,
-    str: _STRING,
-    dict: _NESTED,
-    list: _NESTED,
-}
-_SIMPLE: Final = {kind: number for kind, number in _KINDS.items() if kind is not int}
-_EXACT: Final = 2**53  # up to here every integer is a double
-_INT64: Final = range(-(2**63), 2**63)
+MAX_NAME_CHARS: Final = MAX_PATH_CHARS  # of a column; a longer field goes to `_more`
 
 OUR_NAMES: Final = frozenset(
     {"device", "ts", "received_at", "_topic", "_partition", "_offset", "_row", "_more", "date"}
@@ -51,15 +66,13 @@ TYPES: Final[Mapping[str, pa.DataType]] = {
     "double": pa.float64(),
     "bool": pa.bool_(),
     "string": pa.string(),
+    "timestamp": pa.timestamp("us", tz="UTC"),
+    "list<int64>": pa.list_(pa.int64()),
+    "list<double>": pa.list_(pa.float64()),
+    "list<bool>": pa.list_(pa.bool_()),
+    "list<string>": pa.list_(pa.string()),
     "json": pa.string(),
     "binary": pa.binary(),
-}
-_HOLDS: Final[Mapping[str, frozenset[int]]] = {
-    "int64": frozenset({_INT, _WIDE}),
-    "double": frozenset({_INT, _FLOAT}),
-    "bool": frozenset({_BOOL}),
-    "string": frozenset({_STRING}),
-    "json": frozenset({_NESTED}),
 }
 
 
@@ -72,69 +85,81 @@ class Column:
     kind: str
     other: str | None
     clashes: int
+    declared: bool = False
 
 
 RAW_COLUMNS: Final = (Column(field="payload", name="payload", kind="binary", other=None, clashes=0),)
 """What a window has whose payloads are not decoded."""
 
 
-def kind_of(value: Any) -> int | None:
-    """The kind of a decoded value; None for null."""
-    if value is None:
-        return None
-    kind = _KINDS[type(value)]
-    if kind == _INT and not -_EXACT <= value <= _EXACT:
-        return _WIDE if value in _INT64 else _HUGE
-    return kind
+class FieldCounts:
+    """Counts the kinds of every field's values; bounded by `max_fields` beside those that are `declared`."""
 
-
-def json_text(value: Any) -> str:
-    """A value as JSON text."""
-    return msgspec.json.encode(value).decode()
-
-
-class FieldStatistics:
-    """Counts the kinds of every field's values; bounded by `max_fields`."""
-
-    def __init__(self, max_fields: int = MAX_FIELDS) -> None:
-        self._max_fields = max_fields
-        self._counts: dict[str, list[int]] = {}
+    def __init__(self, max_fields: int = MAX_FIELDS, declared: frozenset[str] = frozenset()) -> None:
+        self._max_fields = max_fields + len(declared)
+        self._counts: dict[str, list[int]] = {name: [0] * KINDS for name in declared}
         self.overflowed = False
 
     def add(self, fields: Fields) -> None:
         """Count one row."""
-        for name, value in fields.items():
-            counts = self._counts.get(name)
+        for path, value in fields.items():
+            counts = self._counts.get(path)
             if counts is None:
                 if value is None:
                     continue
-                if len(self._counts) >= self._max_fields or len(name) > MAX_NAME_CHARS:
-                    self.overflowed = True
+                counts = self._begin(path)
+                if counts is None:
                     continue
-                counts = self._counts[name] = [0] * 7
-            kind = _SIMPLE.get(type(value))  # most values; a call for each would double the time this takes
+            kind = SIMPLE.get(type(value))  # most values; a call for each would double the time this takes
             if kind is None:
                 kind = kind_of(value)
             if kind is not None:
                 counts[kind] += 1
 
+    def add_counts(self, path: str, kind: int, count: int) -> None:
+        """Count `count` values of one field and kind (`sink.kinds`)."""
+        if count:
+            counts = self._counts.get(path) or self._begin(path)
+            if counts is not None:
+                counts[kind] += count
+
     @property
     def width(self) -> int:
-        """Fields seen so far."""
+        """Fields seen so far, and those declared."""
         return len(self._counts)
 
-    def columns(self, timestamp_field: str) -> tuple[Column, ...]:
-        """The columns of everything counted, in order. `timestamp_field` counts as one of our names."""
-        ours = {name.casefold() for name in OUR_NAMES} | {timestamp_field.casefold(), ""}
-        taken = {name.casefold() for name in OUR_NAMES}
-        fields = sorted(self._counts)
-        names = {field: _claim(f"payload_{field}" if field.casefold() in ours else field, taken) for field in fields}
-        columns = []
-        for field in fields:
-            kind, clashes = _decide(self._counts[field])
-            other = _claim(f"{names[field]}__other", taken) if clashes else None
-            columns.append(Column(field=field, name=names[field], kind=kind, other=other, clashes=clashes))
-        return tuple(columns)
+    def of(self, path: str) -> Sequence[int]:
+        """Values of each kind that a field has."""
+        return tuple(self._counts[path])
+
+    @property
+    def paths(self) -> Sequence[str]:
+        """All fields counted, by code point; without those that are only declared."""
+        return sorted(path for path, counts in self._counts.items() if any(counts))
+
+    def _begin(self, path: str) -> list[int] | None:
+        if len(self._counts) >= self._max_fields or len(path) > MAX_NAME_CHARS:
+            self.overflowed = True
+            return None
+        return self._counts.setdefault(path, [0] * KINDS)
+
+
+def decide(counts: FieldCounts, schema: Schema | None, timestamp_field: str) -> tuple[Column, ...]:
+    """The columns of everything counted, in order. `timestamp_field` counts as one of our names."""
+    ours = {name.casefold() for name in OUR_NAMES} | {timestamp_field.casefold(), ""}
+    taken = {name.casefold() for name in OUR_NAMES}
+    pinned = {} if schema is None else {declared.name: declared.type for declared in schema.fields}
+    others = [path for path in counts.paths if path not in pinned]
+    names = {path: _claim(f"payload_{path}" if path.casefold() in ours else path, taken) for path in (*pinned, *others)}
+    columns = [
+        Column(field=path, name=names[path], kind=kind, other=None, clashes=0, declared=True)
+        for path, kind in pinned.items()
+    ]
+    for path in others:
+        kind, clashes = _kind_of_column(counts.of(path))
+        other = _claim(f"{names[path]}__other", taken) if clashes else None
+        columns.append(Column(field=path, name=names[path], kind=kind, other=other, clashes=clashes))
+    return tuple(columns)
 
 
 def _claim(name: str, taken: set[str]) -> str:
@@ -148,20 +173,27 @@ def _claim(name: str, taken: set[str]) -> str:
     return claimed
 
 
-def _decide(counts: Sequence[int]) -> tuple[str, int]:
+_FAMILIES: Final = (
+    ((INT, FLOAT, WIDE, HUGE), "int64"),
+    ((STRING,), "string"),
+    ((BOOL,), "bool"),
+    ((LIST_INT, LIST_FLOAT, LIST_WIDE, LIST_HUGE), "list<int64>"),
+    ((LIST_STRING,), "list<string>"),
+    ((LIST_BOOL,), "list<bool>"),
+    ((JSON,), "json"),
+)
+"""Kinds of values that make up one kind of column; of equals the first wins."""
+_LISTS: Final = range(3, 6)
+_WITH_FRACTIONS: Final = {"int64": (FLOAT, "double"), "list<int64>": (LIST_FLOAT, "list<double>")}
+
+
+def _kind_of_column(counts: Sequence[int]) -> tuple[str, int]:
     """(kind, clashing values) of a field."""
-    numbers = counts[_INT] + counts[_FLOAT] + counts[_WIDE] + counts[_HUGE]
-    number_kind = "double" if counts[_FLOAT] else "int64"
-    families = (
-        (numbers, number_kind),
-        (counts[_STRING], "string"),
-        (counts[_BOOL], "bool"),
-        (counts[_NESTED], "json"),
-    )
-    _, kind = max(families, key=lambda family: family[0])
-    return kind, sum(counts) - sum(counts[held] for held in _HOLDS[kind])
-
-
-def fits(value: Any, kind: str) -> bool:
-    """Whether a column of `kind` holds a (non-null) value exactly."""
-    return kind_of(value) in _HOLDS[kind]
+    sizes = [sum(counts[kind] for kind in kinds) for kinds, _ in _FAMILIES]
+    most = max(_LISTS, key=sizes.__getitem__)
+    sizes[most if sizes[most] else len(_FAMILIES) - 1] += counts[LIST_EMPTY]
+    kind = _FAMILIES[max(range(len(_FAMILIES)), key=sizes.__getitem__)][1]
+    if kind in _WITH_FRACTIONS:
+        fraction, wider = _WITH_FRACTIONS[kind]
+        kind = wider if counts[fraction] else kind
+    return kind, sum(counts) - sum(counts[held] for held in HOLDS[kind])

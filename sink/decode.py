@@ -1,37 +1,70 @@
-"""Payloads into fields, one record at a time: a bad payload never touches its neighbours.
+"""Payloads into rows, one record at a time: a bad payload never touches its neighbours, nor a bad part its siblings.
 
-A decoder gives the device's time and the named values of a record, or refuses it with a reason; what is refused is
-kept raw, in quarantine. Both passes over a window use the same decoder, so a file's rows are what was planned for it.
-Whoever changes what a decoder answers for any payload raises its version: plans are only resumed by their own.
+This is the plain reference: whatever else reads payloads into columns has to come to the same rows. A decoder gives
+the rows of a record and what it refuses with the reason; what is refused is kept raw, in quarantine. Rows are numbered
+by the place of their element or line in the record, bad ones counted, so that (topic id, partition, offset, row) is in
+exactly one place, and every record is in at least one. Whoever changes what a decoder answers for any payload raises
+its version.
+
+Rules of `json/2` (docs/formats-parquet.md states them for readers):
+
+* An object is one row. An array in which any element is an object is a row for each element. An object whose member
+  `readings` is an array is a row for each of its elements, to which the other members, the envelope, are added.
+* Text that is not one JSON value but has several lines, one of them an object, is a row for each line.
+* Anything else is one row with one field. A record without rows is refused as `no-rows`, so that it is somewhere.
+* A member of the envelope that an element has too is the field `envelope.<name>`: neither value is dropped.
+* An envelope none of whose elements can be read is refused as a whole, or its own members would be nowhere.
 """
 
 from __future__ import annotations
 
-import json
-from typing import Any, ClassVar, Final, Protocol
+from collections.abc import Sequence
+from typing import ClassVar, Final, Protocol
 
 import msgspec
 
 from commitlog.base import Record
-from sink.times import device_time_us
-
-Fields = dict[str, Any]
+from sink import json_payload
+from sink.flatten import flatten
+from sink.kinds import Fields, describe
+from sink.reasons import Reason, UndecodableError, shown
+from sink.schema import Schema
+from sink.times import MS_FROM, MS_TO, US_PER_MS, Skew, time_us
 
 DEVICE_HEADER: Final = "headrace.device"
 FIELD_HEADER: Final = "headrace.field"
 TOPIC_HEADER: Final = "mqtt.topic"
 DEFAULT_FIELD: Final = "value"
-MAX_DEPTH: Final = 128
-"""Levels of nesting; the parser's own limit depends on who calls it, and both passes must decide alike."""
+ROWS_FIELD: Final = "readings"
+MAX_ROWS: Final = 100_000
+"""Rows of a record: a day of one reading a second fits. Bounds what a few bytes a row (`[{},{},...`) take in memory."""
+MAX_ENVELOPE_BYTES: Final = 64 << 20
+"""What a record's envelope adds to its rows, all together: it is repeated in each."""
 _REMEMBERED: Final = 65_536  # texts kept decoded (devices, MQTT topics); beyond it the memory is started anew
 
 
-class UndecodableError(Exception):
-    """The payload cannot be read as rows; `reason` is one of a fixed few (docs/formats-parquet.md)."""
+class Row(msgspec.Struct, frozen=True, gc=False):
+    """A row of a record: its number there, the event time in microseconds, and the values by path."""
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+    row: int
+    ts_us: int
+    fields: Fields
+
+
+class Refused(msgspec.Struct, frozen=True, gc=False):
+    """A part of a record that is no row: its number, why, and its own bytes (the whole payload where it has none)."""
+
+    row: int
+    reason: Reason
+    detail: str
+    payload: bytes | None
+
+
+class Decoded(msgspec.Struct, frozen=True, gc=False):
+    """All of a record; the numbers of rows and of what is refused never meet."""
+
+    rows: Sequence[Row]
+    refused: Sequence[Refused] = ()
 
 
 class Decoder(Protocol):
@@ -40,8 +73,8 @@ class Decoder(Protocol):
     version: ClassVar[str]
     """Name and version, as in plans and file metadata."""
 
-    def decode(self, value: bytes | None, field: str, received_us: int) -> tuple[int, Fields]:
-        """(event time in microseconds, fields) of a payload; `field` names a scalar. Raises UndecodableError."""
+    def decode(self, value: bytes | None, field: str, received_us: int) -> Decoded:
+        """Rows of a payload, and what is refused of it; `field` names what is no object. Never raises."""
         ...
 
 
@@ -50,102 +83,156 @@ class RawDecoder:
 
     version: ClassVar[str] = "raw/1"
 
-    def decode(self, value: bytes | None, field: str, received_us: int) -> tuple[int, Fields]:
+    def decode(self, value: bytes | None, field: str, received_us: int) -> Decoded:
         """See `Decoder.decode`."""
-        return received_us, {"payload": value}
+        return Decoded((Row(0, received_us, {"payload": value}),))
 
 
 class JsonDecoder:
-    """JSON (RFC 8259): an object's members are the fields, anything else is one field; null has none."""
+    """JSON (RFC 8259) into rows, by the rules above."""
 
-    version: ClassVar[str] = "json/1"
+    version: ClassVar[str] = "json/2"
 
-    def __init__(self, timestamp_field: str) -> None:
+    def __init__(
+        self,
+        timestamp_field: str,
+        skew: Skew,
+        rows_field: str = ROWS_FIELD,
+        schema: Schema | None = None,
+    ) -> None:
         self._timestamp_field = timestamp_field
-        self._decode = msgspec.json.Decoder().decode
+        self._latest_us = skew.ahead_us
+        self._earliest_us = -skew.behind_us
+        self._rows_field = rows_field
+        self._schema = schema
+        self._read_flat = json_payload.read_flat
+        self._leaves = frozenset[str]() if schema is None else schema.names
 
-    def decode(self, value: bytes | None, field: str, received_us: int) -> tuple[int, Fields]:
+    def decode(self, value: bytes | None, field: str, received_us: int) -> Decoded:
         """See `Decoder.decode`."""
-        if value is None:
-            return received_us, {}
         try:
-            decoded = self._decode(value)
-        except (msgspec.DecodeError, ValueError, RecursionError) as error:
-            raise UndecodableError(_reason(value, error)) from None
-        kind = type(decoded)
-        if kind is dict or kind is list:
-            _refuse_doubtful(value, decoded)
-        if kind is not dict:
-            decoded = {} if decoded is None else {field: decoded}
-        return self._take_time(decoded, received_us), decoded
+            if value is None:
+                return Decoded((self._row(0, {}, received_us),))
+            try:
+                fields = self._read_flat(value)
+            except (ValueError, RecursionError):  # msgspec's own error is a ValueError
+                return self._any(value, field, received_us)
+            # Each member but the first needs a comma: one less than members leaves none for a second of the same name.
+            if value.count(b",") == len(fields) - 1:
+                return Decoded((self._row(0, fields, received_us),))
+            return self._any(value, field, received_us)
+        except UndecodableError as error:
+            return Decoded((), (Refused(0, error.reason, error.detail, value),))
 
-    def _take_time(self, fields: Fields, received_us: int) -> int:
-        name = self._timestamp_field
-        if name not in fields:
-            return received_us
-        us = device_time_us(fields[name], received_us)
-        if us is None:
-            return received_us
-        del fields[name]
-        return us
+    # All of these raise UndecodableError where the record is refused as a whole.
+
+    def _any(self, text: bytes, field: str, received_us: int) -> Decoded:
+        try:
+            value = json_payload.read(text)
+        except (ValueError, RecursionError) as error:
+            return self._unreadable(text, json_payload.failure(text, error), received_us)
+        if type(value) is dict and type(value.get(self._rows_field)) is list:
+            return self._envelope(text, received_us)
+        if type(value) is list:
+            if not value:
+                raise UndecodableError("no-rows", "an empty array")
+            if any(type(item) is dict for item in value):
+                return self._elements(text, json_payload.elements(text), {}, received_us)
+        json_payload.check(text, value)
+        members = value if type(value) is dict else {} if value is None else {field: value}
+        return Decoded((self._row(0, flatten(members, self._leaves), received_us),))
+
+    def _envelope(self, text: bytes, received_us: int) -> Decoded:
+        """An object with rows in it. Everything but the rows has to be readable, as it goes into each of them."""
+        members = json_payload.members(text)
+        rows = members.pop(self._rows_field)
+        elements = json_payload.elements(rows)
+        if len(elements) * (len(text) - len(rows)) > MAX_ENVELOPE_BYTES:
+            raise UndecodableError("too-many-rows", f"{len(elements)} rows and what is to be added to each")
+        envelope = {name: json_payload.parse(raw) for name, raw in members.items()}
+        if not elements:
+            raise UndecodableError("no-rows", "an empty array")
+        return self._elements(text, elements, envelope, received_us)
+
+    def _elements(self, text: bytes, elements: Sequence[bytes], envelope: Fields, received_us: int) -> Decoded:
+        decoded = self._parts(elements, envelope, received_us)
+        if any(part.reason == "too-deep" for part in decoded.refused) and json_payload.too_deep(text):
+            raise UndecodableError("too-deep")
+        if envelope and not decoded.rows:
+            first = decoded.refused[0]
+            raise UndecodableError(first.reason, f"no row can be read; the first: {first.detail or first.reason}")
+        return decoded
+
+    def _unreadable(self, text: bytes, refusal: UndecodableError, received_us: int) -> Decoded:
+        """What is not one readable JSON text: rows in it may be, each on its own."""
+        if refusal.reason in ("empty", "too-deep"):
+            raise refusal
+        if not json_payload.is_one_text(text):
+            lines = json_payload.lines(text, MAX_ROWS + 1)
+            if len(lines) > 1 and any(json_payload.is_object(line) for line in lines):
+                return self._parts(lines, {}, received_us)
+        elif json_payload.starts_with(text, b"["):
+            elements = json_payload.elements(text)
+            if any(part.startswith(b"{") for part in elements):
+                return self._elements(text, elements, {}, received_us)
+        elif json_payload.starts_with(text, b"{") and self._rows_in(text).startswith(b"["):
+            return self._envelope(text, received_us)
+        raise refusal
+
+    def _rows_in(self, text: bytes) -> bytes:
+        return json_payload.members(text).get(self._rows_field, b"")
+
+    def _parts(self, parts: Sequence[bytes], envelope: Fields, received_us: int) -> Decoded:
+        """A row for each part that is an object; the others are refused, each for itself."""
+        if len(parts) > MAX_ROWS:
+            raise UndecodableError("too-many-rows", f"more than {MAX_ROWS}")
+        rows: list[Row] = []
+        refused: list[Refused] = []
+        for number, part in enumerate(parts):
+            try:
+                rows.append(self._row(number, self._part(part, envelope), received_us))
+            except UndecodableError as error:
+                refused.append(Refused(number, error.reason, error.detail, part))
+        return Decoded(rows, refused)
+
+    def _part(self, text: bytes, envelope: Fields) -> Fields:
+        members = json_payload.parse(text)
+        if type(members) is not dict:
+            raise UndecodableError("not-an-object", f"{describe(members)} found")
+        return flatten(_joined(envelope, members) if envelope else members, self._leaves)
+
+    def _row(self, number: int, fields: Fields, received_us: int) -> Row:
+        """Take the time out of the fields, and hold them against the schema. Raises UndecodableError."""
+        ts_us = received_us
+        told = fields.get(self._timestamp_field)
+        if told is not None:
+            # Milliseconds are what most devices write; a call for them would take as long as all the rest here.
+            us = told * US_PER_MS if type(told) is int and MS_FROM <= told < MS_TO else time_us(told)
+            if us is not None and self._earliest_us <= us - received_us <= self._latest_us:
+                ts_us = us
+                del fields[self._timestamp_field]
+        if self._schema is not None:
+            self._schema.conform(fields, self._timestamp_field)
+        return Row(number, ts_us, fields)
 
 
-def decoder_for(version: str, timestamp_field: str) -> Decoder | None:
-    """The decoder of a version named in a plan, or None when this release has no such decoder."""
+def decoder_for(version: str, timestamp_field: str, skew: Skew, schema: Schema | None = None) -> Decoder | None:
+    """The decoder of a version named in a plan or a file, or None when this release has no such decoder."""
     if version == RawDecoder.version:
         return RawDecoder()
-    return JsonDecoder(timestamp_field) if version == JsonDecoder.version else None
+    return JsonDecoder(timestamp_field, skew, schema=schema) if version == JsonDecoder.version else None
 
 
-def _reason(value: bytes, error: Exception) -> str:
-    if not value:
-        return "empty"
-    if isinstance(error, UnicodeDecodeError):
-        return "invalid-utf8"
-    if isinstance(error, RecursionError):
-        return "too-deep"
-    if isinstance(error, msgspec.ValidationError) or not isinstance(error, msgspec.DecodeError):
-        return "number-out-of-range"
-    return "not-json"
-
-
-def _refuse_doubtful(value: bytes, decoded: Any) -> None:
-    """Refuse what is nested too deep, and an object that names a member twice.
-
-    Which of two equal names counts is anyone's guess (RFC 8259 section 4). A parsed value tells how many quotation
-    marks its text needs; only when the text has others (a duplicate, or an escaped one) is it parsed again, slowly.
-    """
-    try:
-        if value.count(b'"') != _quotes(decoded, MAX_DEPTH):
-            json.loads(value, object_pairs_hook=_unique)
-    except RecursionError:
-        raise UndecodableError("too-deep") from None
-
-
-def _quotes(value: Any, levels: int) -> int:
-    """Quotation marks of a value's members, or items, and all below them."""
-    if levels == 0:
-        raise UndecodableError("too-deep")
-    if type(value) is dict:
-        count = 2 * len(value)
-        items = value.values()
-    else:
-        count = 0
-        items = value
-    for item in items:
-        kind = type(item)
-        if kind is str:
-            count += 2
-        elif kind is dict or kind is list:
-            count += _quotes(item, levels - 1)
-    return count
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> Fields:
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise UndecodableError("duplicate-field")
-    return fields
+def _joined(envelope: Fields, members: Fields) -> Fields:
+    """A row's members and those of its envelope; of those that both have, the envelope's under `envelope.<name>`."""
+    joined = {**envelope, **members}
+    for name, value in envelope.items():
+        if name in members:
+            path = f"envelope.{name}"
+            if path in joined:
+                raise UndecodableError("duplicate-field", f"{shown(path)} is named twice")
+            joined[path] = value
+    return joined
 
 
 class Facts:

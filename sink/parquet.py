@@ -1,48 +1,33 @@
-"""The Parquet sink: closed windows into the lake, in three steps - plan, files, checkpoint.
+"""The Parquet sink: closed windows into the lake, in four steps - stage, plan, publish, checkpoint.
 
-1. *Plan.* One pass over the window decides columns and files (`sink.survey`); the plan goes to
-   `<lake>/.plans/`, durably, before anything else is written.
-2. *Files.* Each is written to `<lake>/.tmp/`, synced, and renamed to its final name, which follows from the window
-   alone. A file that stands under its final name is whole: it is never opened for writing again.
-3. *Checkpoint.* The runner records the window as exported in the log; then `settle` removes the plan.
+1. *Stage.* The window's rows are written to `<lake>/.tmp/`, as whole, synced files (`sink.staging`).
+2. *Plan.* Which files those are, and what they will be called, goes to `<lake>/.plans/`, durably (`sink.plan`).
+3. *Publish.* Each file is renamed to its final name, which follows from the window alone; directories are synced. A
+   file that stands under its final name is whole: it is never opened for writing again.
+4. *Checkpoint.* The runner records the window as exported in the log; then `settle` removes the plan.
 
-Killed between any two of these, the next attempt finds the plan, skips the files that stand, writes the rest, and
-records. Readers that glob the lake never see a temporary file, since `.tmp` and `.plans` are hidden folders.
+Killed before 2, the next attempt finds nothing and starts anew; killed after it, the next one goes on renaming. Readers
+that glob the lake never see an unfinished file, since `.tmp` and `.plans` are hidden folders. A unit's last file, which
+is published last, names all of them, so that the lake itself says which exports are complete (`sink.recorded`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import structlog
 
-from commitlog.base import ClosedWindow, LogReader
-from sink.base import CancelFlag, Export, ExportedFile, Missing, NotConnectedError, RecordsFailedError
-from sink.decode import Decoder, JsonDecoder, RawDecoder, decoder_for
-from sink.parquet_file import file_metadata, write_table
-from sink.plan import Plan, PlannedFile, from_json, plan_name, to_json
+from commitlog.base import LogReader
+from sink.base import CancelFlag, Export, ExportedFile, ExportWindow, NotConnectedError
+from sink.plan import AnyPlan, Plan, PlannedFile, any_plan, from_json, plan_name, to_json
+from sink.reading import Reading
 from sink.records import WindowRecords
-from sink.rows import RowReader, groups
+from sink.staging import Limits, Staging
 from sink.storage import Storage
-from sink.survey import Limits, Survey
 
 _log: Final = structlog.get_logger("headrace.sink")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TopicFormat:
-    """How the payloads of a topic are read."""
-
-    decoder: str = JsonDecoder.version
-    timestamp_field: str = "ts"
-
-
-RAW: Final = TopicFormat(decoder=RawDecoder.version)
 
 
 class ParquetSink:
@@ -54,22 +39,24 @@ class ParquetSink:
         self,
         lake: Path,
         *,
-        format_of: Callable[[str], TopicFormat],
+        reading_of: Callable[[str], Reading],
         limits: Limits,
         software: str,
         storage: Storage | None = None,
     ) -> None:
+        """`reading_of` says how a topic's payloads are read."""
         self._lake = lake
         self._plans = lake / ".plans"
         self._tmp = lake / ".tmp"
-        self._format_of = format_of
+        self._reading_of = reading_of
         self._limits = limits
         self._software = software
         self._storage = storage or Storage()
         self._lock: BinaryIO | None = None
+        self._begun: dict[str, Plan] = {}
 
     def open(self, progress: Mapping[str, int]) -> None:
-        """Make the folders, empty `.tmp`, drop the plans of windows that are done."""
+        """Make the folders, drop the plans of windows that are done, and what no plan needs in `.tmp`."""
         for folder in (self._lake, self._plans, self._tmp):
             self._storage.make_dirs(folder)
         self._lock = self._lock or self._storage.lock(self._plans / "lock")
@@ -79,30 +66,48 @@ class ParquetSink:
                 where=str(self._lake),
                 mend="it ends by itself when its appliance has stopped; otherwise stop it",
             )
-        for leftover in sorted(self._tmp.iterdir()):
-            self._storage.remove(leftover)
+        self._begun.clear()
         for path in sorted(self._plans.glob("*.json")):
-            plan = from_json(path.read_bytes())
-            if plan is not None and plan.number < progress.get(plan.topic_id, 0):
-                self._storage.remove(path)
+            self._take_over(path, progress)
+        needed = {file.staged for plan in self._begun.values() for file in plan.files}
+        for leftover in sorted(self._tmp.iterdir()):
+            if leftover.name not in needed:
+                self._storage.remove(leftover)
 
-    def write(self, window: ClosedWindow, reader: LogReader, cancel: CancelFlag) -> Export:
+    def _take_over(self, path: Path, progress: Mapping[str, int]) -> None:
+        """A plan that an earlier process left: to be carried out, taken back, or done and recorded."""
+        text = path.read_bytes()
+        plan, known = from_json(text), any_plan(text)
+        recorded = known is not None and known.number < progress.get(known.topic_id, 0)
+        if plan is not None and not recorded:
+            self._begun[plan.topic_id] = plan
+        elif recorded:
+            self._storage.remove(path)
+        else:
+            self._set_aside(path, known)
+
+    def begun(self, topic_id: str, next_window: int) -> int | None:
+        """See `Sink.begun`."""
+        plan = self._begun.get(topic_id)
+        if plan is not None and plan.number < next_window:  # recorded, and whoever recorded it never heard of it
+            self._forget(plan)
+            return None
+        return None if plan is None else plan.number
+
+    def write(self, window: ExportWindow, reader: LogReader, cancel: CancelFlag) -> Export:
         """Publish a window's files; see `Sink.write`."""
+        self._check_there()
         plan = self._resumed(window) or self._new_plan(window, reader, cancel)
-        records = WindowRecords(window, reader, cancel)
-        late: dict[Missing, None] = {}
-        self._write_files(plan, records, late, cancel)
+        for file in plan.files:
+            self._publish(file)
         self._sync_directories(plan)
-        files = [(file, self._stand(file)) for file in plan.files]
-        for planned, stored in files:
-            if stored.rows != planned.rows:
-                _read_again(planned, records)
-                _note_late(late, records.missing, plan)
-        return _export(plan, files, tuple(late))
+        return _export(plan)
 
-    def settle(self, window: ClosedWindow) -> None:
+    def settle(self, window: ExportWindow) -> None:
         """Remove the plan of an exported window."""
-        self._storage.remove(self._plan_path(window))
+        plan = self._begun.get(window.topic_id)
+        if plan is not None:
+            self._forget(plan)
 
     def close(self) -> None:
         """Release the lake to other processes."""
@@ -110,65 +115,89 @@ class ParquetSink:
             self._lock.close()
             self._lock = None
 
-    def _plan_path(self, window: ClosedWindow) -> Path:
+    def _forget(self, plan: Plan) -> None:
+        """Drop a plan that is carried out and recorded."""
+        self._storage.remove(self._plans / plan_name(plan.topic, plan.number))
+        self._begun.pop(plan.topic_id, None)
+
+    def _check_there(self) -> None:
+        """The lake may have been removed, or another disk mounted over it, since it was opened."""
+        if not (self._tmp.is_dir() and self._plans.is_dir()):
+            raise NotConnectedError(
+                "the lake's folders are gone",
+                where=str(self._lake),
+                mend="they are made anew; `headrace verify` tells which files are missing",
+            )
+
+    def _plan_path(self, window: ExportWindow) -> Path:
         return self._plans / plan_name(window.topic, window.number)
 
-    def _published(self, file: PlannedFile) -> bool:
-        return (self._lake / file.path).exists()
-
-    def _resumed(self, window: ClosedWindow) -> Plan | None:
+    def _resumed(self, window: ExportWindow) -> Plan | None:
+        """The plan of an earlier attempt, if it can be carried out."""
         path = self._plan_path(window)
         if not path.exists():
             return None
         plan = from_json(path.read_bytes())
-        if plan is not None and plan.is_for(window):
-            if decoder_for(plan.decoder, plan.timestamp_field) is not None:
-                return plan
-            if any(self._published(file) for file in plan.files):
-                raise RecordsFailedError(
-                    f"the export of window {window.number} of {window.topic} was begun by another release "
-                    f"(decoder {plan.decoder})",
-                    where=str(path),
-                    mend="run that release once more until the window is exported, then upgrade",
-                )
-        _log.warning("plan set aside", path=str(path), window=window.number, topic=window.topic)
+        if plan is not None and plan.is_for(window) and all(map(self._is_at_hand, plan.files)):
+            return plan
+        self._set_aside(path, plan)
+        self._begun.pop(window.topic_id, None)
         return None
 
-    def _new_plan(self, window: ClosedWindow, reader: LogReader, cancel: CancelFlag) -> Plan:
-        wanted = self._format_of(window.topic)
-        decoder = _decoder(wanted.decoder, wanted.timestamp_field)
-        survey = Survey(window, decoder, self._limits)
-        plan = survey.run(
-            WindowRecords(window, reader, cancel), timestamp_field=wanted.timestamp_field, software=self._software
+    def _set_aside(self, path: Path, plan: Plan | AnyPlan | None) -> None:
+        """Take back what is published of a plan that cannot be carried out: another will publish the same rows."""
+        _log.warning(
+            "plan set aside",
+            what="it is another release's, or files that it names are neither in .tmp nor published",
+            where=str(path),
         )
+        self._take_back([file.path for file in plan.files] if plan is not None else [])
+        self._storage.remove(path)
+        self._storage.sync_dir(path.parent)
+
+    def _take_back(self, paths: Sequence[str]) -> None:
+        for path in paths:
+            final = self._lake / path
+            if final.exists():
+                self._storage.remove(final)
+                self._storage.sync_dir(final.parent)
+
+    def _is_at_hand(self, file: PlannedFile) -> bool:
+        places = (self._lake / file.path, self._tmp / file.staged)
+        return any(place.is_file() and place.stat().st_size == file.size_bytes for place in places)
+
+    def _new_plan(self, window: ExportWindow, reader: LogReader, cancel: CancelFlag) -> Plan:
+        staging = Staging(
+            window,
+            self._reading_of(window.topic),
+            tmp=self._tmp,
+            limits=self._limits,
+            software=self._software,
+            storage=self._storage,
+            cancel=cancel,
+        )
+        try:
+            plan = staging.run(WindowRecords(window, reader, cancel))
+        except Exception:
+            self._clear(staging)
+            raise
         path = self._plan_path(window)
+        self._storage.sync_dir(self._tmp)  # what the plan names has to be there when the plan is
         self._storage.replace_text(path, self._tmp / path.name, to_json(plan))
+        self._begun[plan.topic_id] = plan
         return plan
 
-    def _write_files(self, plan: Plan, records: WindowRecords, late: dict[Missing, None], cancel: CancelFlag) -> None:
-        """Write what is not published yet; note in `late` the offsets that went missing since the plan was made."""
-        missing = [file for file in plan.files if not self._published(file)]
-        rows = RowReader(plan, _decoder(plan.decoder, plan.timestamp_field), records)
-        for group in groups(missing, self._limits, len(plan.columns)):
-            collected = rows.collect(group)
-            _note_late(late, records.missing, plan)
-            for file_rows in collected:
-                table: pa.Table = file_rows.table()
-                if table.num_rows != file_rows.file.rows and not late:
-                    raise _not_as_planned(file_rows.file, table.num_rows)
-                self._publish(plan, file_rows.file, table, cancel)
+    def _clear(self, staging: Staging) -> None:
+        """Remove what a failed attempt left: on a full disk it would be in its own way."""
+        for name in staging.names:
+            self._storage.remove(self._tmp / name)
 
-    def _publish(self, plan: Plan, file: PlannedFile, table: pa.Table, cancel: CancelFlag) -> None:
+    def _publish(self, file: PlannedFile) -> None:
         final = self._lake / file.path
-        temporary = self._tmp / final.name
-        try:
-            with self._storage.create(temporary) as out:
-                write_table(out, table, file_metadata(plan, file, table.num_rows), cancel)
-            self._storage.make_dirs(final.parent)
-            self._storage.rename(temporary, final)
-        except Exception:
-            self._storage.remove(temporary)
-            raise
+        if final.exists():
+            return
+        self._storage.make_dirs(final.parent)
+        self._storage.rename(self._tmp / file.staged, final)
 
     def _sync_directories(self, plan: Plan) -> None:
         """A file found published may be the work of a process killed before it synced the directory: sync them all."""
@@ -176,52 +205,24 @@ class ParquetSink:
         for directory in sorted(dates | {date.parent for date in dates}):
             self._storage.sync_dir(directory)
 
-    def _stand(self, file: PlannedFile) -> ExportedFile:
-        """A published file as it stands on disk, read from its footer."""
-        path = self._lake / file.path
-        with pq.ParquetFile(path) as stored:
-            rows = stored.metadata.num_rows
-        return ExportedFile(path=file.path, rows=rows, size_bytes=path.stat().st_size, date=file.date)
 
-
-def _decoder(version: str, timestamp_field: str) -> Decoder:
-    decoder = decoder_for(version, timestamp_field)
-    if decoder is None:
-        raise RecordsFailedError(f"there is no decoder {version}", mend="correct the topic's decoder setting")
-    return decoder
-
-
-def _not_as_planned(file: PlannedFile, rows: int) -> RecordsFailedError:
-    return RecordsFailedError(
-        f"{rows} rows were found for a file that was planned with {file.rows}, and no record is missing",
-        where=file.path,
-        mend="this is a defect: please report it, with the plan in `lake/.plans`",
-    )
-
-
-def _export(plan: Plan, files: Sequence[tuple[PlannedFile, ExportedFile]], late: tuple[Missing, ...]) -> Export:
-    missing = (*plan.missing, *late)
+def _export(plan: Plan) -> Export:
     return Export(
-        files=tuple(stored for _, stored in files),
-        records=sum(stored.rows for _, stored in files),
-        rows=sum(stored.rows for planned, stored in files if planned.kind == "rows"),
+        files=tuple(
+            ExportedFile(
+                path=file.path,
+                kind=file.kind,
+                rows=file.rows,
+                size_bytes=file.size_bytes,
+                crc32c=file.crc32c,
+                date=file.date,
+            )
+            for file in plan.files
+        ),
+        records=plan.records,
+        rows=plan.rows,
         quarantined=plan.quarantined,
-        lost=tuple(each for each in missing if each.lost),
-        left_out=tuple(each for each in missing if not each.lost),
-        clashes={column.name: column.clashes for column in plan.columns if column.clashes},
+        lost=tuple(each for each in plan.missing if each.lost),
+        left_out=tuple(each for each in plan.missing if not each.lost),
+        clashes=plan.clashes,
     )
-
-
-def _read_again(file: PlannedFile, records: WindowRecords) -> None:
-    """Pass over a file's records once more, to learn which of them an earlier attempt no longer found."""
-    for _ in records.read(file.start, file.end):
-        pass
-
-
-def _note_late(late: dict[Missing, None], missing: Sequence[Missing], plan: Plan) -> None:
-    for each in missing:
-        if not any(
-            known.partition == each.partition and known.first <= each.first and each.next <= known.next
-            for known in plan.missing
-        ):
-            late[each] = None

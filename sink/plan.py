@@ -1,9 +1,8 @@
-"""The plan of a window: every decision that its files rest on, made once, kept on disk, repeated by every retry.
+"""The plan of a unit of export: which finished files become visible, and under which names. Once it stands, they do.
 
-`<data>/lake/.plans/<topic>-<window number, 20 digits>.json`. A file's rows are all rows of its kind and filing date
-whose (partition, offset) lies from its start to before its end: which file a record belongs to follows from the plan
-and the record alone. The plan also fixes what must not change between attempts though settings or the release
-might: the decoder, the timestamp field, the columns, the software version in the files.
+`<data>/lake/.plans/<topic>-<window number, 20 digits>.json`. When a plan is made its files lie in `.tmp/`, whole and
+synced, and nothing of the unit is visible; from then on they are only renamed. A retry repeats the plan: what stands
+under its final name stays as it is.
 """
 
 from __future__ import annotations
@@ -16,13 +15,10 @@ from typing import Final, Literal
 
 import msgspec
 
-from commitlog.base import ClosedWindow
-from sink.base import Missing
-from sink.columns import Column
-from sink.records import Cursor
+from sink.base import ExportWindow, Missing
 from sink.times import compact_utc
 
-PLAN_VERSION: Final = 1
+PLAN_VERSION: Final = 2
 _LONGEST_TOPIC: Final = 220
 
 FileKind = Literal["rows", "quarantine"]
@@ -30,52 +26,50 @@ FileKind = Literal["rows", "quarantine"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedFile:
-    """One file: which rows, where to, and how many rows and payload bytes are expected."""
+    """One file: where it becomes visible, its name in `.tmp`, and what it is known to hold."""
 
     path: str
+    staged: str
     kind: FileKind
     date: str
     part: int
-    start: Cursor
-    end: Cursor
-    rows: int
-    payload_bytes: int
+    rows: int = 0
+    records: int = 0
+    checksum: str = ""
+    size_bytes: int = 0
+    crc32c: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What becomes of one window. `dates` are the event dates that have files of their own."""
+    """What becomes of one unit of export. Files are published in their order."""
 
-    version: int
+    version: int = PLAN_VERSION
     topic: str
     topic_id: str
+    first_number: int
     number: int
     start_ms: int
     end_ms: int
-    offsets: Mapping[str, Cursor]
+    offsets: Mapping[str, tuple[int, int]]
     decoder: str
-    timestamp_field: str
+    schema: str
     software: str
-    columns: tuple[Column, ...]
-    overflowed: bool
-    dates: tuple[str, ...]
     files: tuple[PlannedFile, ...]
     records: int
+    rows: int
     quarantined: Mapping[str, int]
+    clashes: Mapping[str, int]
     missing: tuple[Missing, ...]
 
-    def is_for(self, window: ClosedWindow) -> bool:
-        """Whether this plan was made for exactly this window."""
-        return (self.topic_id, self.number, self.offsets) == (
+    def is_for(self, window: ExportWindow) -> bool:
+        """Whether this plan was made for exactly these offsets."""
+        return (self.topic_id, self.first_number, self.number, self.offsets) == (
             window.topic_id,
+            window.first_number,
             window.number,
-            offsets_by_name(window),
+            window.offsets_by_name,
         )
-
-
-def offsets_by_name(window: ClosedWindow) -> dict[str, Cursor]:
-    """A window's offset vector with its partitions as text, in order, as JSON has it."""
-    return {str(partition): window.offsets[partition] for partition in sorted(window.offsets)}
 
 
 def to_json(plan: Plan) -> str:
@@ -92,6 +86,28 @@ def from_json(text: bytes) -> Plan | None:
     return plan if plan.version == PLAN_VERSION else None
 
 
+class AnyFile(msgspec.Struct):
+    """A file of any release's plan."""
+
+    path: str
+
+
+class AnyPlan(msgspec.Struct):
+    """What the plans of all releases say."""
+
+    topic_id: str
+    number: int
+    files: list[AnyFile]
+
+
+def any_plan(text: bytes) -> AnyPlan | None:
+    """A plan of any release; None if it is no plan at all."""
+    try:
+        return msgspec.json.decode(text, type=AnyPlan)
+    except msgspec.DecodeError:
+        return None
+
+
 def plan_name(topic: str, number: int) -> str:
     """File name of a window's plan; a topic too long for a file name (255 bytes) is cut and told apart by a hash."""
     if len(topic) > _LONGEST_TOPIC:
@@ -106,9 +122,9 @@ def topic_folder(topic: str) -> str:
     return topic
 
 
-def file_path(window: ClosedWindow, kind: FileKind, date: str, part: int) -> str:
+def file_path(window: ExportWindow, kind: FileKind, date: str, part: int) -> str:
     """Where a file is published, relative to the lake."""
-    vector = msgspec.json.encode([window.topic_id, window.number, offsets_by_name(window), kind, date, part])
+    vector = msgspec.json.encode([window.topic_id, window.number, window.offsets_by_name, kind, date, part])
     name = f"{compact_utc(window.start_ms)}-{hashlib.sha256(vector).hexdigest()[:16]}.parquet"
     root = PurePosixPath("_quarantine") if kind == "quarantine" else PurePosixPath()
     return str(root / topic_folder(window.topic) / f"date={date}" / name)

@@ -7,24 +7,25 @@ newest `EXPORTS_KEPT` windows of a topic are kept. Both change in one commit, th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from commitlog.base import ClosedWindow, TableChange
+from commitlog.base import TableChange
 from commitlog.committed import Committed, committed_row, committed_table
-from sink.base import Export, Missing
+from commitlog.ledger import Ledger, LedgerEntry, LedgerState
+from sink.base import Export, ExportWindow, Missing
 
 EXPORTS_TABLE: Final = "exports"
 EXPORTS_KEPT: Final = 1_000  # per topic: six weeks of hourly windows, some MB in memory
 
 
-def after(committed: Committed, window: ClosedWindow) -> Committed:
+def after(committed: Committed, window: ExportWindow) -> Committed:
     """The committed offsets once `window` is exported."""
     reached = {partition: following for partition, (_, following) in window.offsets.items()}
     return Committed(next_window=window.number + 1, offsets={**committed.offsets, **reached})
 
 
-def unseen(committed: Committed, window: ClosedWindow) -> Iterator[Missing]:
+def unseen(committed: Committed, window: ExportWindow) -> Iterator[Missing]:
     """Offsets between what is committed and the window: they were in no window that the log still has."""
     for partition, (first, _) in sorted(window.offsets.items()):
         reached = committed.offset(partition)
@@ -32,15 +33,24 @@ def unseen(committed: Committed, window: ClosedWindow) -> Iterator[Missing]:
             yield Missing(partition=partition, first=reached, next=first, reason="in no window the log still has")
 
 
-def export_row(window: ClosedWindow, export: Export, exported_at_ms: int) -> dict[str, Any]:
+def export_row(window: ExportWindow, export: Export, exported_at_ms: int) -> dict[str, Any]:
     """A row of `exports`. `rows` counts decoded rows, `records` all rows of the files, quarantine included."""
     return {
         "topic": window.topic,
+        "first_number": window.first_number,
         "number": window.number,
         "start_ms": window.start_ms,
         "end_ms": window.end_ms,
         "files": [
-            {"path": file.path, "rows": file.rows, "bytes": file.size_bytes, "date": file.date} for file in export.files
+            {
+                "path": file.path,
+                "kind": file.kind,
+                "rows": file.rows,
+                "bytes": file.size_bytes,
+                "crc32c": file.crc32c,
+                "date": file.date,
+            }
+            for file in export.files
         ],
         "records": export.records,
         "rows": export.rows,
@@ -54,23 +64,47 @@ def export_row(window: ClosedWindow, export: Export, exported_at_ms: int) -> dic
 
 
 def checkpoint(
-    sink: str, window: ClosedWindow, export: Export | None, committed: Committed, now_ms: int
+    sink: str, window: ExportWindow, export: Export | None, committed: Committed, ledger: Ledger, now_ms: int
 ) -> list[TableChange]:
-    """The changes that record a window as exported; `export` is None for a window with nothing in it."""
+    """The changes that record a window as exported; `export` is None for a window with nothing in it.
+
+    What is in no file is entered in the ledger, which is kept, while rows of `exports` are not for ever.
+    """
     position = committed_row(window.topic, committed, now_ms)
     changes = [TableChange(table=committed_table(sink), key=window.topic_id, value=position)]
     if export is not None:
         row = export_row(window, export, now_ms)
-        changes.append(TableChange(table=EXPORTS_TABLE, key=_key(window.topic_id, window.number), value=row))
-    if window.number >= EXPORTS_KEPT:
-        old = _key(window.topic_id, window.number - EXPORTS_KEPT)
-        changes.append(TableChange(table=EXPORTS_TABLE, key=old, value=None))
+        changes.append(TableChange(table=EXPORTS_TABLE, key=export_key(window.topic_id, window.number), value=row))
+        changes += _entered(ledger, window, "lost", export.lost, now_ms)
+        changes += _entered(ledger, window, "left_out", export.left_out, now_ms)
+    for number in range(max(0, window.first_number - EXPORTS_KEPT), max(0, window.number - EXPORTS_KEPT + 1)):
+        changes.append(TableChange(table=EXPORTS_TABLE, key=export_key(window.topic_id, number), value=None))
     return changes
+
+
+def _entered(
+    ledger: Ledger, window: ExportWindow, state: LedgerState, missing: Sequence[Missing], now_ms: int
+) -> Iterator[TableChange]:
+    for each in sorted(missing, key=lambda one: (one.partition, one.first)):
+        entry = LedgerEntry(
+            topic=window.topic,
+            topic_id=window.topic_id,
+            partition=each.partition,
+            first=each.first,
+            next=each.next,
+            state=state,
+            reason=each.reason,
+            at_ms=now_ms,
+        )
+        change = ledger.enter(entry)
+        if change is not None:
+            yield change
 
 
 def _range(missing: Missing) -> list[Any]:
     return [missing.partition, missing.first, missing.next, missing.reason]
 
 
-def _key(topic_id: str, number: int) -> str:
+def export_key(topic_id: str, number: int) -> str:
+    """The key of a window's row in `exports`."""
     return f"{topic_id}/{number:020}"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from commitlog.base import ClosedWindow, Gap, LogReader, Record
-from sink.base import BackOffError, CancelFlag, Missing, RecordsFailedError
+from commitlog.base import Gap, LogReader, Record
+from sink.base import BackOffError, CancelFlag, ExportWindow, Missing, RecordsFailedError
 
 Cursor = tuple[int, int]
 """A place in a window: (partition, offset). Tuples compare in reading order."""
@@ -18,43 +18,43 @@ MAX_MISSING_RANGES: Final = 100_000  # a few MB in the export row, well under a 
 class WindowRecords:
     """Reads a window piece by piece, any number of times. `missing` is what the last pass over it did not find."""
 
-    def __init__(self, window: ClosedWindow, reader: LogReader, cancel: CancelFlag) -> None:
+    def __init__(self, window: ExportWindow, reader: LogReader, cancel: CancelFlag) -> None:
         self._window = window
         self._reader = reader
         self._cancel = cancel
         self.missing: list[Missing] = []
 
-    def read(self, start: Cursor | None = None, end: Cursor | None = None) -> Iterator[tuple[int, Record]]:
-        """(partition, record) of every record with start <= (partition, offset) < end, in order."""
+    def pieces(self) -> Iterator[tuple[int, Sequence[Record]]]:
+        """(partition, records) of the whole window, in (partition, offset) order."""
         self.missing = []
         for partition, (first, following) in sorted(self._window.offsets.items()):
-            low = first if start is None or partition > start[0] else max(first, start[1])
-            high = following if end is None or partition < end[0] else min(following, end[1])
-            if (start is not None and partition < start[0]) or (end is not None and partition > end[0]):
-                continue
-            for record in self._partition(partition, low, high):
-                yield partition, record
+            for records in self._partition(partition, first, following):
+                if records:
+                    yield partition, records
 
-    def _partition(self, partition: int, expected: int, end: int) -> Iterator[Record]:
+    def _partition(self, partition: int, expected: int, end: int) -> Iterator[Sequence[Record]]:
         while expected < end:
             self._cancel.check()
             piece = self._reader.read(self._window.topic, partition, expected, max_bytes=READ_BYTES)
             if piece.next_offset <= expected:
                 raise self._unreadable(partition, expected, end)
-            for record in piece.records:
-                offset = record.offset
-                if offset < expected:
-                    continue
-                if offset >= end:
-                    break
-                if offset > expected:
-                    self._miss(partition, expected, offset, piece.gaps)
-                expected = offset + 1
-                yield record
+            records = _within(piece.records, expected, end)
             reached = min(piece.next_offset, end)
-            if reached > expected:
-                self._miss(partition, expected, reached, piece.gaps)
-                expected = reached
+            if len(records) < reached - expected:
+                self._miss_between(partition, expected, records, reached, piece.gaps)
+            expected = reached
+            yield records
+
+    def _miss_between(
+        self, partition: int, expected: int, records: Sequence[Record], reached: int, gaps: Sequence[Gap]
+    ) -> None:
+        """Note every offset from `expected` to `reached` that is none of the records'."""
+        for record in records:
+            if record.offset > expected:
+                self._miss(partition, expected, record.offset, gaps)
+            expected = record.offset + 1
+        if reached > expected:
+            self._miss(partition, expected, reached, gaps)
 
     def _unreadable(self, partition: int, reached: int, end: int) -> BackOffError:
         return BackOffError(
@@ -72,6 +72,13 @@ class WindowRecords:
                 where=f"window {self._window.number} of {self._window.topic}",
                 mend="check the log with `headrace log check`",
             )
+
+
+def _within(records: Sequence[Record], first: int, end: int) -> Sequence[Record]:
+    """The records with first <= offset < end: a slice may begin before what was asked for, and end after it."""
+    if records and records[0].offset >= first and records[-1].offset < end:
+        return records
+    return [record for record in records if first <= record.offset < end]
 
 
 def _explain(partition: int, first: int, following: int, gaps: Sequence[Gap]) -> Iterator[Missing]:

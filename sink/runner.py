@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Final, ParamSpec, TypeVar
@@ -18,6 +18,7 @@ import structlog
 
 from commitlog.base import ClosedWindow, Log, LogReader, TopicInfo
 from commitlog.committed import Committed, committed_from_row, committed_table
+from commitlog.ledger import LEDGER_TABLE, Ledger
 from core.clock import Clock
 from core.errors import HeadraceError
 from core.tasks import background, log_unexpected
@@ -26,12 +27,16 @@ from sink.base import (
     CancelFlag,
     Export,
     ExportCancelledError,
+    ExportWindow,
     NotConnectedError,
     RecordsFailedError,
     Sink,
+    joined,
 )
+from sink.holding import Holding
 from sink.metrics import SinkMetrics
 from sink.progress import after, checkpoint, unseen
+from sink.requests import REQUESTS_TABLE, flush_done, flushes
 
 _log: Final = structlog.get_logger("headrace.sink")
 _P = ParamSpec("_P")
@@ -82,6 +87,7 @@ class Runner:
         clock: Clock,
         metrics: SinkMetrics,
         pauses: Pauses,
+        holding: Holding | None = None,
     ) -> None:
         self._sink = sink
         self._open_reader = open_reader
@@ -89,6 +95,9 @@ class Runner:
         self._clock = clock
         self._metrics = metrics
         self._pauses = pauses
+        self._holding = holding or Holding()
+        self._ledger = Ledger({})
+        self._flushes: Mapping[str, int] = {}
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sink")
         self._cancel = CancelFlag()
         self._reader: LogReader | None = None
@@ -131,6 +140,7 @@ class Runner:
             return False
         try:
             reader = await self._ready()
+            self._flushes = flushes(await self._log.rows(REQUESTS_TABLE))
             topics = await self._in_thread(reader.topics)
         except Exception as error:  # noqa: BLE001 - whatever keeps the log or the sink from opening, it is tried again
             self._failed(self._whole, error, "the sink cannot start")
@@ -149,7 +159,8 @@ class Runner:
         if not self._loaded:
             rows = await self._log.rows(committed_table(self._sink.name))
             for topic_id, row in rows.items():
-                self._turns[topic_id] = _Turn(committed=committed_from_row(row))
+                self._turns.setdefault(topic_id, _Turn()).committed = committed_from_row(row)
+            self._ledger = Ledger(await self._log.rows(LEDGER_TABLE))
             self._loaded = True
         if not self._sink_open:
             done = {topic_id: turn.committed.next_window for topic_id, turn in self._turns.items()}
@@ -166,10 +177,15 @@ class Runner:
         """Export what one topic has waiting, up to its share; True if any window was exported."""
         moved = False
         try:
+            await self._forget_flush(info, turn)
             last = turn.committed.next_window - 1
             windows = await self._in_thread(reader.windows, info.name, after=last)
-            for window in windows[:WINDOWS_PER_TURN]:
-                await self._export(reader, window, turn)
+            for _ in range(WINDOWS_PER_TURN):
+                due = self._due(windows, info, turn)
+                if not due:
+                    break
+                await self._export(reader, joined(due), turn)
+                windows = windows[len(due) :]
                 turn.failures = 0
                 moved = True
         except ExportCancelledError:
@@ -185,7 +201,21 @@ class Runner:
         self._sink_open = False
         self._sink.close()
 
-    async def _export(self, reader: LogReader, window: ClosedWindow, turn: _Turn) -> None:
+    def _due(self, windows: Sequence[ClosedWindow], info: TopicInfo, turn: _Turn) -> Sequence[ClosedWindow]:
+        """The windows of a topic to be exported now, as one."""
+        return self._holding.due(
+            windows,
+            now_ms=self._clock.time_ms(),
+            flush_through=self._flushes.get(info.topic_id, -1),
+            begun=self._sink.begun(info.topic_id, turn.committed.next_window),
+        )
+
+    async def _forget_flush(self, info: TopicInfo, turn: _Turn) -> None:
+        """Withdraw a request for windows that are exported already."""
+        if info.topic_id in self._flushes and self._flushes[info.topic_id] < turn.committed.next_window:
+            await self._log.append([], [flush_done(info.topic_id)])
+
+    async def _export(self, reader: LogReader, window: ExportWindow, turn: _Turn) -> None:
         skipped = tuple(unseen(turn.committed, window))
         export = Export()
         if window.span:
@@ -194,14 +224,19 @@ class Runner:
         reached = after(turn.committed, window)
         now_ms = self._clock.time_ms()
         recorded = export if window.span or skipped else None
-        await self._log.append([], checkpoint(self._sink.name, window, recorded, reached, now_ms))
+        changes = checkpoint(self._sink.name, window, recorded, reached, self._ledger, now_ms)
+        if self._flushes.get(window.topic_id, reached.next_window) < reached.next_window:
+            changes.append(flush_done(window.topic_id))
+        self._loaded = False  # until this is known to stand, the tables say what is exported and not this object
+        await self._log.append([], changes)
+        self._loaded = True
         turn.committed = reached
         self._metrics.exported(window.topic, export, now_ms)
         self._tell(window, export)
         if window.span:
             await self._in_thread(self._sink.settle, window)
 
-    def _tell(self, window: ClosedWindow, export: Export) -> None:
+    def _tell(self, window: ExportWindow, export: Export) -> None:
         facts = {"topic": window.topic, "window": window.number, "rows": export.rows, "files": len(export.files)}
         if export.quarantined:
             facts["quarantined"] = sum(export.quarantined.values())

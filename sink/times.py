@@ -3,11 +3,15 @@
 Numbers are epoch time whose unit shows in the magnitude: below 1e11 seconds, below 1e14 milliseconds, below 1e17
 microseconds, beyond that nanoseconds (each unit holds 1973 to 2100 without meeting its neighbour). Text is RFC 3339
 with its offset; anything looser is not guessed at. What is finer than a microsecond is cut off.
+
+A clock may be wrong. How far a device's time may be from the time received, before the box's own is used instead, is
+the `Skew`: little ahead, since nothing is measured in the future, and much behind, since devices buffer readings.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
@@ -15,27 +19,30 @@ US_PER_MS: Final = 1_000
 US_PER_S: Final = 1_000_000
 US_PER_DAY: Final = 86_400 * US_PER_S
 END_US: Final = 4_102_444_800 * US_PER_S  # 2100-01-01: no device of today means a later time
-AHEAD_US: Final = US_PER_DAY  # a device's clock may run ahead of the box's by a day (time zones mistaken for UTC)
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_ORDINAL: Final = _EPOCH.toordinal()
 _RFC_3339: Final = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d):(\d\d)(?:\.(\d+))?(?:([Zz])|([+-]\d\d:\d\d))", re.ASCII
 )
-_SECONDS_BELOW: Final = 10**11
-_MILLISECONDS_BELOW: Final = 10**14
-_MICROSECONDS_BELOW: Final = 10**17
+SECONDS_BELOW: Final = 10**11
+MS_FROM: Final = SECONDS_BELOW
+"""From here on a number is milliseconds."""
+MILLISECONDS_BELOW: Final = 10**14
+MICROSECONDS_BELOW: Final = 10**17
+MS_TO: Final = END_US // US_PER_MS
+"""The first millisecond that no device means (`END_US`)."""
 
 
 def epoch_us(value: float) -> int | None:
     """Microseconds of a number that is epoch seconds, milli-, micro- or nanoseconds; None before 1970."""
     if value < 0:
         return None
-    if value < _SECONDS_BELOW:
+    if value < SECONDS_BELOW:
         return round(value * US_PER_S)
-    if value < _MILLISECONDS_BELOW:
+    if value < MILLISECONDS_BELOW:
         return round(value * US_PER_MS)
-    return int(value) if value < _MICROSECONDS_BELOW else int(value) // 1_000
+    return int(value) if value < MICROSECONDS_BELOW else int(value) // 1_000
 
 
 def rfc3339_us(text: str) -> int | None:
@@ -55,11 +62,23 @@ def rfc3339_us(text: str) -> int | None:
     return us + int(((fraction or "") + "000000")[:6])
 
 
-def device_time_us(value: Any, received_us: int) -> int | None:
-    """The time that `value` says, or None when it says none or an absurd one.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skew:
+    """How far a device's time may be ahead of, or behind, the time received and still be believed."""
 
-    Absurd is before 1970, from 2100 on, or more than a day after `received_us`.
-    """
+    ahead_us: int = US_PER_DAY
+    """A time zone mistaken for UTC is within a day."""
+    behind_us: int = 400 * US_PER_DAY
+    """A year of buffered readings and some; a clock that begins in 1970 or 2000 is beyond it."""
+
+    @classmethod
+    def of_seconds(cls, ahead_s: float, behind_s: float) -> Skew:
+        """From settings."""
+        return cls(ahead_us=round(ahead_s * US_PER_S), behind_us=round(behind_s * US_PER_S))
+
+
+def time_us(value: Any) -> int | None:
+    """The time that a decoded value says, from 1970 to 2099, or None when it says none."""
     kind = type(value)
     if kind is int or kind is float:
         us = epoch_us(value)
@@ -67,7 +86,13 @@ def device_time_us(value: Any, received_us: int) -> int | None:
         us = rfc3339_us(value)
     else:
         return None
-    if us is None or not 0 <= us < END_US or us > received_us + AHEAD_US:
+    return us if us is not None and 0 <= us < END_US else None
+
+
+def device_time_us(value: Any, received_us: int, skew: Skew) -> int | None:
+    """`time_us`, but None also when it is further from `received_us` than `skew` allows."""
+    us = time_us(value)
+    if us is None or us > received_us + skew.ahead_us or us < received_us - skew.behind_us:
         return None
     return us
 

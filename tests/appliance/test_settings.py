@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from appliance.config_keys import public_fields
 from appliance.config_sources import MAX_CONFIG_BYTES, variable_of
 from appliance.config_text import render_toml, toml_value
 from appliance.settings import Settings, is_loopback, listening_ports, load_settings, load_with_origins
 from core.errors import ConfigError
 from ingest.settings import DEFAULT_ROUTES
+from sink.settings import SinkSettings
 from tests.conftest import REQUIRE_VARIABLE
 
 
@@ -157,7 +159,8 @@ def test_an_unknown_key_is_refused_with_its_line_and_the_nearest(
 
 def test_a_key_like_no_other_is_answered_with_the_known_ones(tmp_path: Path) -> None:
     error = refused(tmp_path, "[sink]\nzzzzqq = 1\n")
-    assert error.mend == "known here: enabled, max_rows_per_file, retry_max"
+    assert error.mend == f"known here: {', '.join(sorted(public_fields(SinkSettings)))}"
+    assert "max_clock_ahead" in error.mend
 
 
 @pytest.mark.parametrize(
@@ -380,6 +383,12 @@ ports = st.one_of(st.just("auto"), st.integers(0, 65535))
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 
+declared_fields = st.fixed_dictionaries(
+    {"name": texts.filter(bool), "type": st.sampled_from(["double", "list<string>", "json"])},
+    optional={"unit": texts, "description": texts, "required": st.booleans()},
+)
+
+
 @st.composite
 def some_settings(draw: st.DrawFn) -> Settings:
     milliseconds = st.integers(1, 10_000).map(lambda count: f"{count}ms")
@@ -393,7 +402,11 @@ def some_settings(draw: st.DrawFn) -> Settings:
                 st.lists(
                     st.fixed_dictionaries(
                         {"name": st.from_regex(r"[a-z]{1,9}", fullmatch=True), "timestamp_field": texts},
-                        optional={"partitions": st.integers(1, 256), "decoder": st.sampled_from(["json", "raw"])},
+                        optional={
+                            "partitions": st.integers(1, 256),
+                            "decoder": st.sampled_from(["json", "raw"]),
+                            "fields": st.lists(declared_fields, max_size=3),
+                        },
                     ),
                     max_size=3,
                 )
@@ -423,3 +436,49 @@ def test_toml_values_read_back(value: object) -> None:
 def test_variable_names() -> None:
     assert variable_of(("log", "commit_interval")) == "HEADRACE_LOG__COMMIT_INTERVAL"
     assert variable_of(("data_dir",)) == "HEADRACE_DATA_DIR"
+
+
+FIELDS = """\
+[[topics]]
+name = "a"
+{}
+[[topics]]
+name = "b"
+[[topics.fields]]
+name = "first"
+type = "double"
+[[topics.fields]]
+{}
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "what", "line"),
+    [
+        ("", 'name = "x"\ntyp = "double"', "unknown setting `typ` in [[topics.fields]]", 11),
+        ("", 'name = "x"\ntype = "float"', "topics[1].fields[1].type", 11),
+        ("", 'name = "x"', "topics[1].fields[1].type: field required", 9),
+        ("", 'name = "first"\ntype = "bool"', "topic 'b': field 'first' is declared twice", 10),
+        ("", 'name = "first.x"\ntype = "bool"', "field 'first.x' is inside of field 'first'", 10),
+        ("", 'name = "ts"\ntype = "int64"', "field 'ts' is the topic's timestamp_field", 10),
+        ('decoder = "raw"\nunknown_fields = "quarantine"', 'name = "x"\ntype = "bool"', "have no fields", 4),
+        ("fields = 5", 'name = "x"\ntype = "bool"', "`topics.fields` is not an array of tables", 3),
+        ("fields = [{nam = 1}]", 'name = "x"\ntype = "bool"', "unknown setting `nam` in [[topics.fields]]", 3),
+    ],
+)
+def test_mistakes_in_declared_fields_are_named_with_their_line(
+    tmp_path: Path, first: str, second: str, what: str, line: int
+) -> None:
+    error = refused(tmp_path, FIELDS.format(first, second))
+    assert what in error.what
+    assert error.where.endswith(f"line {line}")
+
+
+def test_declared_fields_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "h.toml"
+    path.write_text(FIELDS.format("", 'name = "motor.temp"\ntype = "list<int64>"\nunit = "°C"\nrequired = true'))
+    topic = load_settings(path, environ={}).topics[1]
+    assert [(field.name, field.type, field.unit, field.required) for field in topic.fields] == [
+        ("first", "double", "", False),
+        ("motor.temp", "list<int64>", "°C", True),
+    ]

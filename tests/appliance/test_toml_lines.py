@@ -52,3 +52,34 @@ def test_line_of(path: TomlPath, line: int | None) -> None:
 
 def test_line_of_in_nothing() -> None:
     assert line_of("", ("a",)) is None
+
+
+NESTED = """\
+[[topics]]
+name = "a"
+[[topics.fields]]
+name = "x"
+[[topics.fields]]    # 5
+name = "y"
+[[topics]]
+name = "b"
+[[topics.fields]]
+name = "z"           # 10
+[topics.more]
+key = 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        (("topics", 0, "fields"), 3),
+        (("topics", 0, "fields", 1), 5),
+        (("topics", 0, "fields", 1, "name"), 6),
+        (("topics", 1, "fields", 0, "name"), 10),
+        (("topics", 1, "fields", 0, "missing"), 9),
+        (("topics", 1, "more", "key"), 12),
+    ],
+)
+def test_arrays_of_tables_within_arrays_of_tables(path: TomlPath, line: int) -> None:
+    assert line_of(NESTED, path) == line

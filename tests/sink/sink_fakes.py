@@ -166,16 +166,24 @@ class FaultyStorage(Storage):
         self.steps = 0
         self.died_at = ""
         self._die_at = die_at
+        self._die_by_name = ("", 0)
         self._power_loss = power_loss
-        self._unsynced: dict[Path, list[tuple[Path, bytes | None]]] = {}
+        self._unsynced: dict[Path, list[tuple[Path, bytes | Path | None]]] = {}
         self._locks: list[BinaryIO] = []
+
+    def die_before(self, name: str, nth: int) -> None:
+        """Die when a step of this name comes for the `nth` time from now on."""
+        self._die_by_name = (name, nth)
 
     def step(self, name: str) -> None:
         """One more thing that happens; the process may die right here."""
         if self.died_at:
             raise Killed
         self.steps += 1
-        if self.steps == self._die_at:
+        wanted, left = self._die_by_name
+        if name == wanted:
+            self._die_by_name = (wanted, left - 1)
+        if self.steps == self._die_at or (name == wanted and left == 1):
             self.died_at = name
             for lock in self._locks:
                 lock.close()
@@ -186,10 +194,12 @@ class FaultyStorage(Storage):
     def _take_back(self) -> None:
         for entries in self._unsynced.values():
             for path, before in reversed(entries):
-                if before is None:
-                    path.unlink(missing_ok=True)
-                else:
+                if isinstance(before, bytes):
                     path.write_bytes(before)
+                elif before is None:
+                    path.unlink(missing_ok=True)
+                elif path.exists():
+                    path.rename(before)
 
     def make_dirs(self, path: Path) -> None:
         self.step("make_dirs")
@@ -198,6 +208,7 @@ class FaultyStorage(Storage):
     @contextmanager
     def create(self, path: Path) -> Iterator[BinaryIO]:
         self.step("create")
+        self._unsynced.setdefault(path.parent, []).append((path, None))
         with path.open("wb") as file:
             yield file
             self.step("before sync")
@@ -206,7 +217,7 @@ class FaultyStorage(Storage):
     def rename(self, source: Path, target: Path) -> None:
         self.step("before rename")
         source.rename(target)
-        self._unsynced.setdefault(target.parent, []).append((target, None))
+        self._unsynced.setdefault(target.parent, []).append((target, source))
         self.step("renamed")
         self.sync_dir(target.parent)
 

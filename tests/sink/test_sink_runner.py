@@ -3,24 +3,28 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
-from commitlog.base import ClosedWindow, LogReader
+from commitlog.base import LogReader
 from commitlog.committed import Committed
 from commitlog.gaps import LEFT_OUT
+from commitlog.ledger import Ledger
 from sink.base import (
     BackOffError,
     CancelFlag,
     Export,
     ExportCancelledError,
     ExportedFile,
+    ExportWindow,
     Missing,
     NotConnectedError,
     RecordsFailedError,
+    joined,
 )
 from sink.metrics import SinkMetrics, keep_written, write_metrics
 from sink.progress import EXPORTS_KEPT, after, checkpoint
@@ -28,7 +32,11 @@ from sink.runner import Pauses
 from tests.conftest import wait_until_async
 from tests.sink.sink_fakes import FakeLog, export_all, quick_runner, run_until
 
-Act = Callable[[ClosedWindow, CancelFlag], Export]
+Act = Callable[[ExportWindow, CancelFlag], Export]
+
+
+def exported_file(path: str) -> ExportedFile:
+    return ExportedFile(path=path, kind="rows", rows=2, size_bytes=10, crc32c="0" * 8, date="2025-11-20")
 
 
 class ScriptedSink:
@@ -48,7 +56,10 @@ class ScriptedSink:
         if self.fail_open:
             raise self.fail_open.pop(0)
 
-    def write(self, window: ClosedWindow, reader: LogReader, cancel: CancelFlag) -> Export:
+    def begun(self, topic_id: str, next_window: int) -> int | None:
+        return None
+
+    def write(self, window: ExportWindow, reader: LogReader, cancel: CancelFlag) -> Export:
         self.threads.add(threading.get_ident())
         self.calls.append(("write", window.topic, window.number))
         if self.script and self.topic in (None, window.topic):
@@ -57,12 +68,12 @@ class ScriptedSink:
                 raise act
             return act(window, cancel)
         return Export(
-            files=[ExportedFile(path=f"{window.topic}/{window.number}", rows=2, size_bytes=10, date="2025-11-20")],
+            files=[exported_file(f"{window.topic}/{window.number}")],
             records=window.span,
             rows=window.span,
         )
 
-    def settle(self, window: ClosedWindow) -> None:
+    def settle(self, window: ExportWindow) -> None:
         self.calls.append(("settle", window.topic, window.number))
 
     def close(self) -> None:
@@ -96,7 +107,12 @@ async def test_windows_are_written_recorded_and_settled_in_order() -> None:
         **{"topic": "telemetry", "number": 19, "records": 1, "rows": 1},
         **{"quarantined": 0, "lost": [], "clashes": {}},
     }
-    assert row["files"] == [{"path": "telemetry/19", "rows": 2, "bytes": 10, "date": "2025-11-20"}]
+    assert row["files"] == [
+        {
+            **{"path": "telemetry/19", "kind": "rows", "rows": 2},
+            **{"bytes": 10, "crc32c": "00000000", "date": "2025-11-20"},
+        }
+    ]
 
 
 async def test_restart_goes_on_behind_the_checkpoint() -> None:
@@ -182,7 +198,7 @@ async def test_one_topics_failure_does_not_stop_another() -> None:
 async def test_stop_drops_the_window_under_way_without_a_checkpoint() -> None:
     log, stop, begun = windows(2), asyncio.Event(), threading.Event()
 
-    def until_cancelled(window: ClosedWindow, cancel: CancelFlag) -> Export:
+    def until_cancelled(window: ExportWindow, cancel: CancelFlag) -> Export:
         begun.set()
         for _ in range(10_000):
             cancel.check()
@@ -217,17 +233,18 @@ def test_pauses_grow_and_are_bounded() -> None:
 
 def test_old_export_rows_are_dropped_with_the_checkpoint() -> None:
     log = windows(1)
-    window = log.close_window(number=EXPORTS_KEPT + 5)
-    changes = checkpoint("parquet", window, Export(), after(Committed(), window), 1)
+    window = replace(joined([log.close_window(number=EXPORTS_KEPT + 5)]), first_number=EXPORTS_KEPT + 4)
+    changes = checkpoint("parquet", window, Export(), after(Committed(), window), Ledger({}), 1)
     assert [(change.key[-4:], change.value is None) for change in changes if change.table == "exports"] == [
         ("1005", False),
+        ("0004", True),
         ("0005", True),
     ]
 
 
 def test_metrics_file_holds_what_was_exported(tmp_path: Path) -> None:
     metrics = SinkMetrics()
-    file = ExportedFile(path="x", rows=3, size_bytes=100, date="2025-11-20")
+    file = replace(exported_file("x"), rows=3, size_bytes=100)
     lost = Missing(partition=0, first=1, next=5, reason="cut")
     never = Missing(partition=0, first=5, next=905, reason=LEFT_OUT)
     export = Export(files=[file], rows=3, quarantined={"empty": 2}, clashes={"a": 4}, lost=[lost], left_out=[never])

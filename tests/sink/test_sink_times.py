@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from sink.times import compact_utc, day_name, device_time_us, received_us
+from sink.settings import SinkSettings
+from sink.times import US_PER_DAY, Skew, compact_utc, day_name, device_time_us, received_us, time_us
 
 RECEIVED = 1_763_633_700_000_000  # 2025-11-20T10:15:00Z
 
@@ -26,7 +27,8 @@ RECEIVED = 1_763_633_700_000_000  # 2025-11-20T10:15:00Z
     ],
 )
 def test_times_are_read_by_magnitude_or_rfc_3339(value: object, expected: int) -> None:
-    assert device_time_us(value, RECEIVED) == expected
+    assert time_us(value) == expected
+    assert device_time_us(value, expected, Skew(ahead_us=0, behind_us=0)) == expected
 
 
 @pytest.mark.parametrize(
@@ -48,15 +50,38 @@ def test_times_are_read_by_magnitude_or_rfc_3339(value: object, expected: int) -
         10**30,
         1e300,
         "1969-12-31T23:59:59Z",
-        1_763_633_700 + 86_401,
+        "2100-01-01T00:00:00Z",
     ],
 )
-def test_what_says_no_sensible_time_is_none(value: object) -> None:
-    assert device_time_us(value, RECEIVED) is None
+def test_what_says_no_time_is_none(value: object) -> None:
+    assert time_us(value) is None
+    assert device_time_us(value, RECEIVED, Skew(ahead_us=2**62, behind_us=2**62)) is None
 
 
-def test_a_day_ahead_is_still_believed() -> None:
-    assert device_time_us(1_763_633_700 + 86_400, RECEIVED) == RECEIVED + 86_400_000_000
+@pytest.mark.parametrize(
+    ("skew", "seconds", "believed"),
+    [
+        (Skew(), 86_400, True),
+        (Skew(), 86_401, False),
+        (Skew(), -400 * 86_400, True),
+        (Skew(), -400 * 86_400 - 1, False),
+        (Skew(ahead_us=0), 0, True),
+        (Skew(ahead_us=0), 1, False),
+        (Skew(behind_us=0), 0, True),
+        (Skew(behind_us=0), -1, False),
+    ],
+)
+def test_a_clock_is_believed_within_the_skew(skew: Skew, seconds: int, believed: bool) -> None:
+    us = device_time_us(1_763_633_700 + seconds, RECEIVED, skew)
+    assert us == (RECEIVED + seconds * 1_000_000 if believed else None)
+
+
+def test_skew_comes_from_settings_in_seconds() -> None:
+    given = SinkSettings.model_validate({"max_clock_ahead": "90s", "max_clock_behind": "2d"})
+    assert Skew.of_seconds(given.max_clock_ahead_s, given.max_clock_behind_s) == Skew(
+        ahead_us=90_000_000, behind_us=2 * US_PER_DAY
+    )
+    assert Skew.of_seconds(SinkSettings().max_clock_ahead_s, SinkSettings().max_clock_behind_s) == Skew()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,238 @@
+"""Rows into the table of one file: columns as decided, sorted by (device, time, place in the log)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sink.batches import RowBatch, Stored
+from sink.chunks import NO_TEXT, Int32s, Texts
+from sink.columns import TYPES, Column
+from sink.decoding import RefusedRow
+from sink.kinds import EXACT, Json, fits, is_list, json_object, json_text
+from sink.schema import Schema
+
+UTC_US: Final = pa.timestamp("us", tz="UTC")
+MORE: Final = "_more"
+
+
+def rows_schema(columns: Sequence[Column], overflowed: bool, schema: Schema | None) -> pa.Schema:
+    """Columns of a file of decoded rows."""
+    return pa.schema(
+        [
+            pa.field("device", pa.string()),
+            pa.field("ts", UTC_US, nullable=False),
+            pa.field("received_at", UTC_US, nullable=False),
+            *_payload_fields(columns, overflowed, schema),
+            *_place_fields(),
+        ]
+    )
+
+
+def quarantine_schema() -> pa.Schema:
+    """Columns of a quarantine file."""
+    return pa.schema(
+        [
+            pa.field("device", pa.string()),
+            pa.field("received_at", UTC_US, nullable=False),
+            pa.field("payload", pa.binary()),
+            pa.field("reason", pa.string(), nullable=False),
+            pa.field("detail", pa.string()),
+            *_place_fields(),
+        ]
+    )
+
+
+def _place_fields() -> list[pa.Field]:
+    return [
+        pa.field("_topic", pa.string()),
+        pa.field("_partition", pa.int32(), nullable=False),
+        pa.field("_offset", pa.int64(), nullable=False),
+        pa.field("_row", pa.int32(), nullable=False),
+    ]
+
+
+def _payload_fields(columns: Sequence[Column], overflowed: bool, schema: Schema | None) -> list[pa.Field]:
+    """Arrow fields of the payload columns, each side column right after its own."""
+    notes = {} if schema is None else {declared.name: dict(declared.metadata) for declared in schema.fields}
+    fields = []
+    for column in columns:
+        note = notes.get(column.field)
+        fields.append(pa.field(column.name, TYPES[column.kind], metadata=note))
+        if column.other is not None:
+            fields.append(pa.field(column.other, pa.string()))
+    if overflowed:
+        fields.append(pa.field(MORE, pa.string()))
+    return fields
+
+
+def rows_table(
+    batches: Sequence[RowBatch],
+    devices: Texts,
+    topics: Texts,
+    columns: Sequence[Column],
+    *,
+    overflowed: bool,
+) -> pa.Table:
+    """The sorted table of a file; texts that repeat are dictionaries in it. Empties the batches' fields as it goes."""
+    device_numbers = _joined([batch.devices for batch in batches])
+    ts = _joined([batch.ts_us for batch in batches])
+    partitions = np.concatenate([np.full(len(batch), batch.partition, np.int32) for batch in batches])
+    offsets = _joined([batch.offsets for batch in batches])
+    rows = _joined([batch.rows for batch in batches])
+    order = _order(_ranks(devices)[device_numbers], ts, partitions, offsets, rows)
+    names = ["device", "ts", "received_at"]
+    arrays: list[pa.Array] = [
+        _named(device_numbers[order], devices),
+        pa.array(ts[order]).cast(UTC_US),
+        pa.array(_joined([batch.received_us for batch in batches])[order]).cast(UTC_US),
+    ]
+    taken = pa.array(order)
+    more = _more(batches, columns).take(taken) if overflowed else None
+    for column in columns:
+        stored = [batch.fields.pop(column.field, None) for batch in batches]
+        made = [final_arrays(one, column, len(batch)) for one, batch in zip(stored, batches, strict=True)]
+        names.append(column.name)
+        arrays.append(pa.concat_arrays([typed for typed, _ in made]).take(taken))
+        if column.other is not None:
+            names.append(column.other)
+            arrays.append(pa.concat_arrays([other for _, other in made]).take(taken))
+    if more is not None:
+        names.append(MORE)
+        arrays.append(more)
+    names += ["_topic", "_partition", "_offset", "_row"]
+    arrays += [
+        _named(_joined([batch.topics for batch in batches])[order], topics),
+        pa.array(partitions[order]),
+        pa.array(offsets[order]),
+        pa.array(rows[order]),
+    ]
+    return pa.table(arrays, names=names)
+
+
+def quarantine_table(refused: Sequence[RefusedRow], devices: Texts, topics: Texts) -> pa.Table:
+    """The sorted table of a quarantine file."""
+    device_numbers = np.array([row.device for row in refused], np.int32)
+    received = np.array([row.received_us for row in refused], np.int64)
+    partitions = np.array([row.partition for row in refused], np.int32)
+    offsets = np.array([row.offset for row in refused], np.int64)
+    rows = np.array([row.row for row in refused], np.int32)
+    order = _order(_ranks(devices)[device_numbers], received, partitions, offsets, rows)
+    sorted_rows = [refused[index] for index in order.tolist()]
+    return pa.table(
+        {
+            "device": _named(device_numbers[order], devices),
+            "received_at": pa.array(received[order]).cast(UTC_US),
+            "payload": pa.array([row.payload for row in sorted_rows], pa.binary()),
+            "reason": pa.array([row.reason for row in sorted_rows], pa.string()),
+            "detail": pa.array([row.detail or None for row in sorted_rows], pa.string()),
+            "_topic": _named(np.array([row.topic for row in sorted_rows], np.int32), topics),
+            "_partition": pa.array(partitions[order]),
+            "_offset": pa.array(offsets[order]),
+            "_row": pa.array(rows[order]),
+        }
+    )
+
+
+def _joined(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _ranks(texts: Texts) -> Int32s:
+    """The place of each number's text in order; no text comes last, at index NO_TEXT, which is -1."""
+    names = texts.names
+    ranks = np.empty(len(names) + 1, np.int32)
+    ranks[sorted(range(len(names)), key=names.__getitem__)] = np.arange(len(names), dtype=np.int32)
+    ranks[NO_TEXT] = len(names)
+    return ranks
+
+
+def _order(*keys: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Row numbers in the order of the keys, the first counting most."""
+    table = pa.table(list(keys), names=[str(number) for number in range(len(keys))])
+    order: npt.NDArray[Any] = pc.sort_indices(
+        table, sort_keys=[(name, "ascending") for name in table.column_names]
+    ).to_numpy()
+    return order
+
+
+def _named(numbers: Int32s, texts: Texts) -> pa.DictionaryArray:
+    """Numbers of texts as Arrow has them, none as null."""
+    indices = pa.array(numbers, mask=numbers == NO_TEXT)
+    return pa.DictionaryArray.from_arrays(indices, pa.array(texts.names, pa.string()))
+
+
+# -- payload columns
+
+
+def final_arrays(stored: Stored | None, column: Column, count: int) -> tuple[pa.Array, pa.Array | None]:
+    """(the column's values, what its kind cannot hold as JSON text) of one batch."""
+    kind = column.kind
+    empty = None if column.other is None else pa.nulls(count, pa.string())
+    if not stored:
+        return pa.nulls(count, TYPES[kind]), empty
+    if len(stored) == 1 and kind in stored:
+        return stored[kind], empty
+    if kind == "timestamp" and set(stored) == {"int64"}:
+        return stored["int64"].cast(TYPES[kind]), empty
+    if kind == "double" and set(stored) <= {"int64", "double"} and not _any_wide(stored["int64"]):
+        doubles = stored["int64"].cast(pa.float64())
+        return pc.coalesce(stored["double"], doubles) if "double" in stored else doubles, empty
+    return _one_by_one(values_of(stored, count), column)
+
+
+def _any_wide(integers: pa.Array) -> bool:
+    """Whether one of them is beyond what a double holds exactly."""
+    low, high = pc.min_max(integers).as_py().values()
+    return low is not None and (low < -EXACT or high > EXACT)
+
+
+def values_of(stored: Stored, count: int) -> list[Any]:
+    """The values of a field as Python has them, None where a row has none."""
+    values: list[Any] = [None] * count
+    for kind, array in stored.items():
+        for index in np.flatnonzero(array.is_valid().to_numpy(zero_copy_only=False)).tolist():
+            value = array[index].as_py()
+            values[index] = from_text(value) if kind == "text" else value
+    return values
+
+
+def from_text(text: str) -> Any:
+    """The value of which `json_text` made this text."""
+    value = msgspec.json.decode(text)
+    kind = type(value)
+    return Json(text) if kind is dict or (kind is list and not is_list(value)) else value
+
+
+def _one_by_one(values: Sequence[Any], column: Column) -> tuple[pa.Array, pa.Array | None]:
+    """For what is mixed: every value is looked at."""
+    held = [value if value is not None and fits(value, column.kind) else None for value in values]
+    typed = [None if value is None else json_text(value) for value in held] if column.kind == "json" else held
+    array = pa.array(typed, TYPES[column.kind])
+    if column.other is None:
+        return array, None
+    others = [
+        json_text(value) if value is not None and kept is None else None
+        for value, kept in zip(values, held, strict=True)
+    ]
+    return array, pa.array(others, pa.string())
+
+
+def _more(batches: Sequence[RowBatch], columns: Sequence[Column]) -> pa.Array:
+    """The fields that have no column, as one JSON object a row."""
+    own = {column.field for column in columns}
+    texts: list[str | None] = []
+    for batch in batches:
+        rows: list[dict[str, Any]] = [{} for _ in range(len(batch))]
+        for path in sorted(batch.fields.keys() - own):
+            for row, value in zip(rows, values_of(batch.fields[path], len(batch)), strict=True):
+                if value is not None:
+                    row[path] = value
+        texts += [json_object(row) if row else None for row in rows]
+    return pa.array(texts, pa.string())

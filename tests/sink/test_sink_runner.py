@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from commitlog.base import LogReader
+from commitlog.base import LogReader, TopicInfo
 from commitlog.committed import Committed
 from commitlog.gaps import LEFT_OUT
 from commitlog.ledger import Ledger
@@ -50,11 +50,15 @@ class ScriptedSink:
         self.script = list(script)
         self.topic = topic
         self.fail_open: list[Exception] = []
+        self.ahead: dict[str, list[ExportWindow]] = {}
 
     def open(self, progress: Mapping[str, int]) -> None:
         self.calls.append(("open", dict(progress)))
         if self.fail_open:
             raise self.fail_open.pop(0)
+
+    def unrecorded(self, info: TopicInfo, next_window: int | None, reader: LogReader) -> Sequence[ExportWindow]:
+        return self.ahead.pop(info.topic_id, [])
 
     def begun(self, topic_id: str, next_window: int) -> int | None:
         return None

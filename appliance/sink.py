@@ -68,7 +68,6 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     tasks: set[asyncio.Task[None]] = set()
     path = settings.data_dir / "run" / "sink.prom"
     writing = background(keep_written(metrics, path, WRITE_INTERVAL_S), "sink-metrics", tasks)
-    collect_seldom()
     announce_ready()
     try:
         await runner.run(stop)
@@ -78,4 +77,5 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
 
 
 if __name__ == "__main__":
+    collect_seldom()
     child_main("sink", run)

@@ -169,7 +169,7 @@ class _Pending:
         self.keys += [record.key for record in piece]
         self.headers += [record.headers for record in piece]
         self.values += values
-        self.size_bytes += sum(map(len, values if None not in values else filter(None, values)))
+        self.size_bytes += sum(map(len, filter(None, values)))
 
 
 def _offsets(piece: Sequence[Record]) -> Int64s:

@@ -56,9 +56,9 @@ class FileCheck:
         partitions, offsets, rows = place_arrays(batch)
         self._rows += len(batch)
         self._checksums.append(checksum(partitions, offsets, rows))
-        inside = self._span.inside(partitions, offsets, rows)
+        inside, numbers = self._span.locate(partitions, offsets, rows)
         self._strays += int(len(inside) - np.count_nonzero(inside))
-        self._records.append(np.unique(self._span.numbers(partitions[inside], offsets[inside])))
+        self._records.append(np.unique(numbers[inside]))
         self._misfiled += self._in_other_dates(batch)
         if self._buckets is not None:
             hashes = file_hashes(batch, self._file.kind, self._file.columns)

@@ -190,7 +190,9 @@ def test_a_copy_beside_the_file_doubles_its_rows(box: Box) -> None:
     assert kinds(report) <= {"row-doubled", "file-contradiction"}
     doubled = [found for found in report.findings.kept if found.kind == "row-doubled"]
     assert {(found.partition, found.first) for found in doubled} == {(p, offset) for p, offset, _ in places(path)}
-    assert all({found.where, found.what.split(" and in ")[1]} == {box.where(path), box.where(copy)} for found in doubled)
+    assert all(
+        {found.where, found.what.split(" and in ")[1]} == {box.where(path), box.where(copy)} for found in doubled
+    )
 
 
 def test_files_of_another_topic_id(box: Box, tmp_path: Path) -> None:
@@ -295,9 +297,7 @@ def _rows_of(box: Box, place: tuple[int, int, int]) -> list[int]:
 async def test_a_row_of_a_record_with_several(box: Box, which: str) -> None:
     path = box.largest()
     several = [place for place in _ordered(path) if len(_rows_of(box, place)) > 1]
-    place = next(
-        place for place in several if place[2] == (0 if which == "first" else max(_rows_of(box, place)))
-    )
+    place = next(place for place in several if place[2] == (0 if which == "first" else max(_rows_of(box, place))))
     index = _ordered(path).index(place)
     report = await forged(box, path, lambda table: pa.concat_tables([table.slice(0, index), table.slice(index + 1)]))
     found = only(report, "row-missing")
@@ -471,8 +471,9 @@ def test_a_damaged_snapshot_of_the_exports(box: Box) -> None:
 # -- exports under way
 
 
-async def test_files_that_are_being_published_are_left_out(box: Box) -> None:
+async def test_files_that_are_being_published_are_left_out(new_box: Box) -> None:
     """Killed between publication and commit: the plan stands, and the next start goes on with it."""
+    box = new_box
     async with opened(box.data_dir, settings=log_settings(), clock=CLOCK) as log:
         before = await log.rows("sink.parquet")
         topic_id, row = next((key, dict(row)) for key, row in before.items() if row["topic"] == "telemetry")

@@ -46,6 +46,9 @@ class FileCheck:
             raise
         except (OSError, pa.ArrowException, ValueError) as error:
             raise FileTroubleError(self._file.path, error) from error
+        if self._rows != self._file.rows:  # a page that is damaged where its length stands ends the reading silently
+            problem = ValueError(f"{self._rows} of its {self._file.rows} rows can be read")
+            raise FileTroubleError(self._file.path, problem)
         self._compare()
 
     def _batches(self) -> Iterator[pa.RecordBatch]:

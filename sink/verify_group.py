@@ -109,6 +109,7 @@ class GroupCheck:
             self._progress(file.size_bytes)
         for kind, what in check.problems:
             self._report.find(kind, what, where, RESTORE)
+            self._whole = False  # rows that are missing have been told with it
         return True
 
     # -- places

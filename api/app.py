@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.staticfiles import StaticFiles
 
-from api import pages, routes_devices, routes_health, routes_log
+from api import pages, routes_devices, routes_health, routes_log, routes_storage
 from api.context import Services
 from api.guard import Guard
 from api.metrics import own_registry
@@ -40,7 +40,7 @@ def create_app(services: Services) -> FastAPI:
     app.state.registry = own_registry(services, requests)
     app.state.overview = OverviewCache(services)
     install_problem_handlers(app, pages.problem_page)
-    for routes in (routes_devices, routes_log, routes_health, pages):
+    for routes in (routes_devices, routes_log, routes_storage, routes_health, pages):
         app.include_router(routes.router)
     app.mount("/static", StaticFiles(directory=pages.HERE / "static"), name="static")
     app.add_middleware(Guard, allowed_hosts=services.allowed_hosts, requests=requests)

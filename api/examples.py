@@ -63,6 +63,8 @@ TOPIC_LIST: Final = {
             "topic_id": "6f1c0d5e8a9b4c7d8e9f0a1b2c3d4e5f",
             "partitions": [{"partition": 0, "log_start_offset": 0, "high_watermark": 75412, "recovered": []}],
             "records": 75412,
+            "size_bytes": 2201884,
+            "oldest": "2026-11-19T08:00:00.004000Z",
             "windows_closed": 26,
             "last_window": {
                 "number": 25,
@@ -123,6 +125,53 @@ SESSION: Final = {
 }
 
 SESSION_LIST: Final = {"sessions": [SESSION], "connected": 1204, "away": 3, "next": "mqtt:100"}
+
+STORAGE: Final = {
+    "as_of": "2026-11-20T10:03:12.500000Z",
+    "clock": "ok",
+    "disk": {
+        "state": "ok",
+        "budget_bytes": 0,
+        "total_bytes": 64_000_000_000,
+        "free_bytes": 41_300_000_000,
+        "log_bytes": 3_120_000_000,
+        "lake_bytes": 11_400_000_000,
+        "used_bytes": 22_700_000_000,
+        "limit_bytes": 63_815_450_000,
+        "high_bytes": 54_400_000_000,
+        "low_bytes": 48_000_000_000,
+        "forecast": "growing",
+        "growth_bytes_per_day": 190_000_000.0,
+        "days_left": 216.4,
+    },
+    "topics": [
+        {
+            "topic": "telemetry",
+            "size_bytes": 2_950_000_000,
+            "windows": 168,
+            "oldest_window": 412,
+            "oldest": "2026-11-13T10:00:17.020000Z",
+            "max_age_ms": 604_800_000,
+            "max_bytes": 0,
+            "not_exported": {"parquet": 1},
+        }
+    ],
+    "held": [],
+    "expired": [
+        {
+            "topic": "telemetry",
+            "first_window": 411,
+            "last_window": 411,
+            "offsets": 3_600_000,
+            "size_bytes": 17_560_000,
+            "reason": "older than max_age",
+            "unexported": [],
+            "at": "2026-11-20T10:00:21.300000Z",
+        }
+    ],
+    "lake_retention": False,
+    "lake_files_left_alone": 0,
+}
 
 
 def example(value: dict[str, Any]) -> dict[str, Any]:

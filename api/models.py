@@ -156,6 +156,8 @@ class Topic(Shape):
     topic_id: str
     partitions: list[PartitionMarks]
     records: int = Field(description="Offsets between log start and high watermark, without those reported as lost.")
+    size_bytes: int = Field(description="What its segments take on disk.")
+    oldest: datetime | None = Field(description="When its oldest readable record was received; null: it has none.")
     windows_closed: int
     last_window: Window | None
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Query
@@ -25,7 +26,9 @@ from api.models import (
 from api.problems import PROBLEMS, UNAVAILABLE
 from api.recovered import Recovered
 from api.times import to_datetime
-from commitlog.base import ClosedWindow, LogReader, TopicInfo
+from commitlog.base import ClosedWindow, LogReader, TopicInfo, Watermark
+from commitlog.holdings import stored_bytes
+from commitlog.storage import LOG_DIR, SystemStorage, partition_dir_name
 
 _SESSION_TIMES: Final = ("since", "away_since", "expires")
 router = APIRouter(prefix="/api/v1", tags=["log"], responses={**PROBLEMS, **UNAVAILABLE})
@@ -97,10 +100,25 @@ def _topic(services: Services, reader: LogReader, info: TopicInfo, recovered: Re
             )
             for partition, mark in enumerate(marks)
         ],
+        size_bytes=_size_bytes(services, info),
+        oldest=_oldest(reader, info, marks),
         records=sum(recovered.records(info.name, partition, mark) for partition, mark in enumerate(marks)),
         windows_closed=0 if last is None else last.number + 1,
         last_window=None if last is None else _window(last),
     )
+
+
+def _size_bytes(services: Services, info: TopicInfo) -> int:
+    log_dir = services.run_dir.parent / LOG_DIR
+    names = (partition_dir_name(info.name, partition) for partition in range(info.partitions))
+    return sum(stored_bytes(SystemStorage(), log_dir / name) for name in names)
+
+
+def _oldest(reader: LogReader, info: TopicInfo, marks: Sequence[Watermark]) -> datetime | None:
+    """When the first record of any partition was received; those at the start of one are its oldest."""
+    firsts = [reader.read(info.name, partition, mark.start, max_bytes=1) for partition, mark in enumerate(marks)]
+    times = [part.records[0].timestamp for part in firsts if part.records]
+    return to_datetime(min(times)) if times else None
 
 
 def _window(window: ClosedWindow) -> Window:

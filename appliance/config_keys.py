@@ -24,6 +24,8 @@ from core.units import (
     format_size_bytes,
     parse_duration_ms,
     parse_duration_s,
+    parse_optional_duration_ms,
+    parse_optional_size_bytes,
     parse_size_bytes,
 )
 
@@ -37,6 +39,8 @@ _WRITERS: Final[Mapping[object, tuple[str, Callable[[Any], str]]]] = {
     parse_duration_ms: ("duration", format_duration_ms),
     parse_duration_s: ("duration", format_duration_s),
     parse_size_bytes: ("size", format_size_bytes),
+    parse_optional_duration_ms: ("duration", format_duration_ms),
+    parse_optional_size_bytes: ("size", format_size_bytes),
 }
 
 

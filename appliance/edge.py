@@ -30,7 +30,7 @@ from core.channel import ChannelServer, Handler
 from core.clock import SystemClock
 from core.errors import BadRequestError, DataDirError, NotFoundError, UnavailableError
 from core.ports import publish_port
-from core.tasks import background, log_unexpected
+from core.tasks import log_unexpected
 from core.threads import SystemThreads
 from ingest.broker.authorizer import ConfiguredRefusals
 from ingest.broker.broker import Broker
@@ -42,7 +42,8 @@ from ingest.routing import Router
 from ingest.session_list import SessionList
 from ingest.sessions import EVENTS_TOPIC, Sessions
 from ingest.tcp import TcpListener
-from retention.roller import Roller
+from retention.keeper import Retention
+from retention.lake_keeper import SINK
 
 _log = structlog.get_logger("headrace.edge")
 
@@ -99,11 +100,11 @@ class Edge:
         self._mqtt = MqttListener(settings.mqtt, log, self._broker, self._sessions, MqttConnection, admission=admission)
         self._tcp = TcpListener(settings.tcp, log, self._sessions, admission=admission)
         self._listeners: dict[str, Listener] = {"mqtt": self._mqtt, "tcp": self._tcp}
-        self._roller = Roller(log, settings.retention, SystemClock())
+        self._retention = _retention(settings, log)
         counters = [listener.counters for listener in self._listeners.values()]
         self._channel = ChannelServer(settings.data_dir / RUN_DIR / "edge.sock", self._handlers())
         self._collector = EdgeCollector(
-            log, counters, self._sessions, self._roller, self._channel, SystemClock(), broker=self._broker
+            log, counters, self._sessions, self._retention, self._channel, SystemClock(), broker=self._broker
         )
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -150,7 +151,7 @@ class Edge:
             if port:
                 _log.info("listening", protocol=name, host=address.host, port=port)
         await self._let_in_otherwise(run_dir)
-        background(self._roller.run(), "roller", self._tasks)
+        self._retention.start(self._tasks)
 
     async def _let_in_otherwise(self, run_dir: Path) -> None:
         """The other transports of the MQTT listener."""
@@ -198,10 +199,28 @@ class Edge:
             if not self._mqtt.kick(client_id):
                 raise NotFoundError(f"no client {client_id!r} is connected")
 
+        async def storage(_: Mapping[str, Any]) -> Any:
+            return self._retention.storage()
+
         async def drain(_: Mapping[str, Any]) -> Any:
             await self._drain()
 
-        return {**log_handlers(self._log), "sessions": sessions, "metrics": metrics, "kick": kick, "drain": drain}
+        own = {"sessions": sessions, "metrics": metrics, "kick": kick, "storage": storage, "drain": drain}
+        return {**log_handlers(self._log), **own}
+
+
+def _retention(settings: Settings, log: EmbeddedLog) -> Retention:
+    """Retention as configured. The box is told from others by the id of a topic that every log has."""
+    ids = {topic.name: topic.topic_id for topic in log.topics()}
+    return Retention(
+        log,
+        settings.data_dir,
+        settings.retention,
+        SystemClock(),
+        topics=settings.topics,
+        sinks=(SINK,) if settings.sink.enabled else (),
+        box_id=ids[EVENTS_TOPIC],
+    )
 
 
 def _share_files(settings: Settings) -> FileShare:

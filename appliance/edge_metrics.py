@@ -16,6 +16,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from appliance.edge_mqtt_metrics import mqtt_metrics
+from appliance.edge_retention_metrics import retention_metrics
 from commitlog.embedded import EmbeddedLog
 from core.channel import ChannelServer
 from core.clock import Clock, ClockState
@@ -23,18 +24,18 @@ from core.histogram import Histogram
 from ingest.broker.broker import Broker
 from ingest.counters import ListenerCounters
 from ingest.sessions import Sessions
-from retention.roller import Roller
+from retention.keeper import Retention
 
 
 class EdgeCollector(Collector):
-    """Collects what log, listeners, MQTT server and roller count."""
+    """Collects what log, listeners, MQTT server and retention count."""
 
     def __init__(
         self,
         log: EmbeddedLog,
         listeners: Sequence[ListenerCounters],
         sessions: Sessions,
-        roller: Roller,
+        retention: Retention,
         channel: ChannelServer,
         clock: Clock,
         *,
@@ -43,7 +44,7 @@ class EdgeCollector(Collector):
         self._log = log
         self._listeners = listeners
         self._sessions = sessions
-        self._roller = roller
+        self._retention = retention
         self._channel = channel
         self._clock = clock
         self._broker = broker
@@ -59,6 +60,7 @@ class EdgeCollector(Collector):
         yield from self._listener_metrics()
         yield from mqtt_metrics(self._broker)
         yield from self._window_metrics()
+        yield from retention_metrics(self._retention)
         yield CounterMetricFamily(
             "headrace_channel_refused",
             "Connections to the local channel that did not speak its protocol, or were too many.",
@@ -123,7 +125,7 @@ class EdgeCollector(Collector):
         )
         clock = GaugeMetricFamily("headrace_clock_state", "How far the wall clock is trusted.", labels=["state"])
         for state in ClockState:
-            clock.add_metric([state.value], float(state is self._roller.clock_state))
+            clock.add_metric([state.value], float(state is self._retention.roller.clock_state))
         yield clock
 
     def _disk_metrics(self) -> Iterator[Metric]:
@@ -198,7 +200,7 @@ class EdgeCollector(Collector):
 
     def _window_metrics(self) -> Iterator[Metric]:
         windows = CounterMetricFamily("headrace_windows_closed", "Windows closed.", labels=["topic", "reason"])
-        for (topic, reason), count in self._roller.closed.items():
+        for (topic, reason), count in self._retention.roller.closed.items():
             windows.add_metric([topic, reason], count)
         yield windows
 

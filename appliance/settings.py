@@ -36,8 +36,10 @@ from commitlog.durability import DurabilityName, weaker_levels
 from commitlog.settings import LogSettings, TopicSettings, topic_mistakes
 from core.errors import ConfigError
 from core.settings import Section
+from core.units import format_duration_ms
 from ingest.routing import Route
 from ingest.settings import DEFAULT_ROUTES, MqttSettings, Port, RouteSettings, TcpSettings
+from retention.limits import TopicLimits
 from retention.settings import RetentionSettings
 from sink.settings import SinkSettings
 
@@ -193,6 +195,8 @@ def _bad_combinations(settings: Settings, found: Collected) -> Iterator[Problem]
     yield from _repeated(found, "topics", "name", [topic.name for topic in settings.topics])
     yield from _fields_that_cannot_be(settings, found)
     yield from _larger_than_a_commit(settings, found)
+    yield from _younger_than_a_window(settings, found)
+    yield from _marks_out_of_order(settings, found)
     ports = listening_ports(settings)
     if not settings.security.allow_anonymous_network:
         for name in dict.fromkeys(port.section for port in ports):
@@ -239,6 +243,37 @@ def _larger_than_a_commit(settings: Settings, found: Collected) -> Iterator[Prob
                 where=_where(found, (section, key)),
                 mend="raise log.journal_size: three eighths of what checkpoint_bytes leaves of it are for one reading",
             )
+
+
+def _younger_than_a_window(settings: Settings, found: Collected) -> Iterator[Problem]:
+    """Windows that would expire before they close."""
+    limits = TopicLimits(settings.retention, settings.topics)
+    topics = {f"topic {topic.name!r}": (limits.of(topic.name), number) for number, topic in enumerate(settings.topics)}
+    every = TopicLimits(settings.retention).of("")
+    for name, (own, number) in {"the log": (every, None), **topics}.items():
+        if not own.max_age_ms or own.max_age_ms >= own.roll_interval_ms:
+            continue
+        if number is not None and (own.max_age_ms, own.roll_interval_ms) == (every.max_age_ms, every.roll_interval_ms):
+            continue  # said already
+        section: TomlPath = ("retention",) if number is None else ("topics", number)
+        given = next((key for key in ("max_age", "roll_interval") if given_at((*section, key), found)), "max_age")
+        yield Problem(
+            what=f"{name} is kept for {format_duration_ms(own.max_age_ms)}, and its windows "
+            f"close every {format_duration_ms(own.roll_interval_ms)}",
+            where=_where(found, (*section, given)),
+            mend="max_age must be at least roll_interval: whole windows expire, or 0 for never",
+        )
+
+
+def _marks_out_of_order(settings: Settings, found: Collected) -> Iterator[Problem]:
+    low, high = settings.retention.low_mark_percent, settings.retention.high_mark_percent
+    if low >= high:
+        paths: list[TomlPath] = [("retention", "low_mark_percent"), ("retention", "high_mark_percent")]
+        yield Problem(
+            what=f"retention.low_mark_percent is {low}, and retention.high_mark_percent is {high}",
+            where=_where(found, next((path for path in paths if given_at(path, found)), paths[0])),
+            mend="the low mark must be below the high mark: deleting goes on until it is reached",
+        )
 
 
 def _open_to_network(name: str, settings: Settings, found: Collected) -> Iterator[Problem]:

@@ -14,15 +14,16 @@ checkpoint file, release journal space, and tell readers of it; 6. ring.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from commitlog.base import ClosedWindow, TopicInfo
 from commitlog.checkpoint import Checkpoint, write_checkpoint
-from commitlog.deletion import Graveyard, plan_deletion
+from commitlog.deletion import Deletion, Graveyard, plan_deletion
 from commitlog.doorbell import Doorbell
 from commitlog.files import PartitionFiles
+from commitlog.holdings import PartitionHolding, partition_holding
 from commitlog.journal import Change, Journal
 from commitlog.metadata import write_metadata
 from commitlog.partition import TakenBatch
@@ -87,6 +88,11 @@ class SegmentWriter:
         self._unsynced_records = 0
         self.bytes_written = 0
         self.checkpoints = 0
+
+    @property
+    def deletion_failures(self) -> int:
+        """Attempts since the start to take a deleted segment's files away that failed."""
+        return self._graveyard.failures
 
     def publish_all(self) -> None:
         """Make every partition known to readers."""
@@ -170,18 +176,44 @@ class SegmentWriter:
         self._behind_checkpoint = False
         self.checkpoints += 1
 
-    def delete_segments(self, topic: TopicInfo, partition: int, before_offset: int) -> int:
-        """Delete the segments that end before an offset (see `deletion`); returns the log start. Raises OSError."""
-        files = self._files[(bytes.fromhex(topic.topic_id), partition)]
-        directory = self._log_dir / partition_dir_name(topic.name, partition)
-        deletion = plan_deletion(self._storage, directory, before_offset)
-        if deletion is not None:
-            files.log_start = max(files.log_start, deletion.log_start)
+    def delete_segments(self, topic: TopicInfo, before: Mapping[int, int]) -> Mapping[int, int]:
+        """Delete the segments that end before an offset, by partition (see `deletion`); returns the log starts.
+
+        One checkpoint, however many partitions. Raises OSError.
+        """
+        deletions: list[Deletion] = []
+        chosen = [self._files[(bytes.fromhex(topic.topic_id), partition)] for partition in before]
+        for files in chosen:
+            directory = self._log_dir / partition_dir_name(topic.name, files.partition)
+            deletion = plan_deletion(self._storage, directory, before[files.partition])
+            if deletion is not None:
+                files.log_start = max(files.log_start, deletion.log_start)
+                deletions.append(deletion)
+        if deletions:
             self.checkpoint()
-            self._marks.publish([(topic, partition, files.watermark())], checkpoint=True)
+            self._marks.publish([(topic, files.partition, files.watermark()) for files in chosen], checkpoint=True)
             self._doorbell.ring()
+        for deletion in deletions:
             self._graveyard.bury(deletion)
-        return files.log_start
+        return {files.partition: files.log_start for files in chosen}
+
+    def holdings(self, topic: TopicInfo) -> Sequence[PartitionHolding]:
+        """What is on disk of each partition of a topic. Raises OSError."""
+        topic_id = bytes.fromhex(topic.topic_id)
+        found = []
+        for partition in range(topic.partitions):
+            files = self._files[topic_id, partition]
+            directory = self._log_dir / partition_dir_name(topic.name, partition)
+            found.append(
+                partition_holding(
+                    self._storage,
+                    directory,
+                    partition=partition,
+                    log_start=files.log_start,
+                    next_offset=files.next_offset,
+                )
+            )
+        return found
 
     def close(self) -> None:
         """Checkpoint as closed in order, and let go of everything."""

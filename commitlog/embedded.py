@@ -25,8 +25,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from commitlog.base import (
     AppendedBatch,
     ClosedWindow,
@@ -40,6 +38,7 @@ from commitlog.base import (
 )
 from commitlog.durability import Durability
 from commitlog.engine import Engine
+from commitlog.old_end import OldEnd
 from commitlog.opening import open_files
 from commitlog.partition import Partition
 from commitlog.producers import new_producer
@@ -51,8 +50,6 @@ from commitlog.storage import Storage
 from core.clock import Clock
 from core.errors import BadRequestError
 from core.threads import SystemThreads, Threads
-
-_log = structlog.get_logger("headrace.log")
 
 
 class EmbeddedLog:
@@ -78,6 +75,11 @@ class EmbeddedLog:
         self.change = self._open.change_counted
         self.reserve = self._open.reserve
         self.whole = self._open.whole
+        # The old end, what retention works on.
+        old_end = OldEnd(engine, room=lambda: self._room(readings=False))
+        self.holdings = old_end.holdings
+        self.delete_before = old_end.delete_before
+        self.forget_windows = old_end.forget_windows
 
     @classmethod
     async def open(
@@ -179,13 +181,7 @@ class EmbeddedLog:
                 mend="append in smaller pieces, or raise log.pending_bytes and log.journal_size",
             )
         targets = [self._topics.target(record) for record in records]
-        while True:
-            if records:
-                self._fullness.check()
-            if not self.congested:
-                break
-            await self._clear()
-        self._promises.check()
+        await self._room(readings=bool(records))
         waiter = FutureWaiter(asyncio.get_running_loop().create_future())
         with self._open.whole(len(records), size - changes_size, changes_size):
             positions = self._append(records, targets)
@@ -194,6 +190,16 @@ class EmbeddedLog:
             self.appended(max(1, len(records)), size, waiter)
         await waiter.future
         return positions
+
+    async def _room(self, *, readings: bool) -> None:
+        """Wait until the log is no longer congested. Raises UnavailableError where it accepts nothing."""
+        while True:
+            if readings:
+                self._fullness.check()
+            if not self.congested:
+                break
+            await self._clear()
+        self._promises.check()
 
     def _append(self, records: Sequence[NewRecord], targets: Sequence[Partition]) -> list[Position]:
         now = self.now_ms()
@@ -236,20 +242,9 @@ class EmbeddedLog:
     async def delete_segments(self, topic: str, partition: int, before_offset: int, reason: str) -> int:
         """Delete the segments of a partition that end before an offset, and return its log start offset.
 
-        Whole segments only, and never the newest. `reason` is for the log output. Whether a consumer still needs the
-        records is the caller's business. Raises NotFoundError, UnavailableError.
+        See `OldEnd.delete_before`.
         """
-        self._promises.check()
-        self._topics.partition(topic, partition)
-        info = self._topics.named(topic).info
-        deleted: asyncio.Future[int] = self._promises.promise()
-        self._engine.segment_thread.submit(
-            lambda: self._engine.segments.delete_segments(info, partition, before_offset),
-            lambda log_start: resolve(deleted, log_start),
-        )
-        log_start = await deleted
-        _log.info("segments deleted", topic=topic, partition=partition, log_start=log_start, reason=reason)
-        return log_start
+        return (await self.delete_before(topic, {partition: before_offset}, reason))[partition]
 
     # -- what others want to know
 

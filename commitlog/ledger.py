@@ -11,8 +11,9 @@ from the lake, by age or size).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Final, Literal
 
 from commitlog.base import TableChange
@@ -82,3 +83,49 @@ class Ledger:
                 entry = replace(newest, next=entry.next, at_ms=entry.at_ms)
         self._newest[place] = entry
         return entry.change
+
+
+def additions(rows: Mapping[str, Any], entry: LedgerEntry) -> Sequence[TableChange]:
+    """The changes that make all of `entry` stand in a table that has these rows, whatever of it does already.
+
+    For a writer whose ranges do not come in the order of their offsets. What stands there stays as it is; a piece that
+    follows a row of the same reason prolongs that row.
+    """
+    known = [
+        one
+        for one in entries(rows)
+        if (one.topic_id, one.state, one.partition) == (entry.topic_id, entry.state, entry.partition)
+    ]
+    changes: list[TableChange] = []
+    at = entry.first
+    for before, after in pairwise([None, *known, None]):
+        if before is not None:
+            at = max(at, before.next)
+        end = entry.next if after is None else min(entry.next, after.first)
+        if at < end:
+            changes.append(_added(before, replace(entry, first=at, next=end)).change)
+    return changes
+
+
+def _added(before: LedgerEntry | None, piece: LedgerEntry) -> LedgerEntry:
+    if before is not None and (before.next, before.reason) == (piece.first, piece.reason):
+        return replace(before, next=piece.next, at_ms=piece.at_ms)
+    return piece
+
+
+def without(rows: Mapping[str, Any], entry: LedgerEntry, states: Collection[LedgerState]) -> Sequence[tuple[int, int]]:
+    """The parts of an entry's range, (first, next), that the table has in none of these states."""
+    parts: list[tuple[int, int]] = []
+    at = entry.first
+    taken = [
+        (one.first, one.next)
+        for one in entries(rows)
+        if one.state in states and (one.topic_id, one.partition) == (entry.topic_id, entry.partition)
+    ]
+    for first, following in sorted(taken):
+        if at < min(first, entry.next):
+            parts.append((at, min(first, entry.next)))
+        at = max(at, following)
+    if at < entry.next:
+        parts.append((at, entry.next))
+    return parts

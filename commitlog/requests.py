@@ -70,6 +70,11 @@ def change_bytes(change: TableChange) -> int:
         raise BadRequestError(f"the row {change.key!r} of table {change.table!r} cannot be kept: {error}") from error
 
 
+def removal_bytes(table: str, key: str) -> int:
+    """What the removal of a row takes in the journal, at most."""
+    return _RECORD_OVERHEAD_BYTES + 4 * (len(table) + len(key))
+
+
 def resolve(future: asyncio.Future[Any], result: object) -> None:
     """Give a future its result unless it is done."""
     if not future.done():  # it may have failed with the log, or its caller may have gone

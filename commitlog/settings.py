@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from commitlog.durability import DurabilityName
 from core.settings import Section, quantity
-from core.units import DurationMs, SizeBytes
+from core.units import DurationMs, OptionalDurationMs, OptionalSizeBytes, SizeBytes
 
 PROFILES: Final[Mapping[str, Mapping[str, str | int]]] = {
     "ssd": {"commit_interval": "10ms", "commit_records": 64, "flush_interval": "100ms", "checkpoint_interval": "10s"},
@@ -223,6 +223,14 @@ class TopicSettings(Section):
         description="How exports read payloads: `json` rows, or `raw` bytes. Default: json, and raw for `mqtt`.",
     )
     timestamp_field: str = Field("ts", description="Payload field that carries the device's own time.")
+    roll_interval_ms: OptionalDurationMs = Field(
+        None, alias="roll_interval", ge=1000, description="Instead of `retention.roll_interval`."
+    )
+    roll_bytes: OptionalSizeBytes = Field(None, ge=1 << 20, description="Instead of `retention.roll_bytes`.")
+    max_age_ms: OptionalDurationMs = Field(
+        None, alias="max_age", ge=0, description="Instead of `retention.max_age`; 0: never."
+    )
+    max_bytes: OptionalSizeBytes = Field(None, ge=0, description="Instead of `retention.max_bytes`; 0: no limit.")
     unknown_fields: UnknownFields = Field(
         "keep",
         description="What becomes of a row with a field that is not declared: `keep` gives it a column, `quarantine` "

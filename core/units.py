@@ -47,6 +47,16 @@ def parse_size_bytes(value: object) -> int:
     return round(_quantity(value, _BYTES, "64KB, 256MB or 1GB"))
 
 
+def parse_optional_duration_ms(value: object) -> int | None:
+    """As `parse_duration_ms`; None stays None."""
+    return None if value is None else parse_duration_ms(value)
+
+
+def parse_optional_size_bytes(value: object) -> int | None:
+    """As `parse_size_bytes`; None stays None."""
+    return None if value is None else parse_size_bytes(value)
+
+
 def format_duration_ms(value_ms: int) -> str:
     """A whole number in the largest unit that fits, such as `90s`; `parse_duration_ms` reads it back as `value_ms`."""
     return _whole(value_ms, _MS, parse_duration_ms) or f"{value_ms}ms"
@@ -79,3 +89,7 @@ def _whole(value: float, units: Mapping[str, float], parse: Callable[[object], f
 DurationMs = Annotated[int, BeforeValidator(parse_duration_ms)]
 DurationS = Annotated[float, BeforeValidator(parse_duration_s)]
 SizeBytes = Annotated[int, BeforeValidator(parse_size_bytes)]
+
+# Where None means that a wider setting counts.
+OptionalDurationMs = Annotated[int | None, BeforeValidator(parse_optional_duration_ms)]
+OptionalSizeBytes = Annotated[int | None, BeforeValidator(parse_optional_size_bytes)]

@@ -1,4 +1,4 @@
-"""Closes windows on time: runs in the process that writes the log, and decides by `retention.policy`.
+"""Closes windows on time: runs in the process that writes the log, and decides by `retention.rolling`.
 
 It also keeps an eye on the clock, since whoever decides by time has to know how far it can be trusted.
 """
@@ -14,8 +14,8 @@ import structlog
 
 from commitlog.base import ClosedWindow, Log, TopicInfo
 from core.clock import Clock, ClockState, ClockWatch
-from retention.policy import Boundary, next_boundary, roll_reason
-from retention.settings import RetentionSettings
+from retention.limits import TopicLimits
+from retention.rolling import Boundary, jitter_ms, next_boundary, roll_reason
 
 _LOOK_S: Final = 0.25  # how often sizes are looked at, and how late a window may close
 _log = structlog.get_logger("headrace.retention")
@@ -39,14 +39,17 @@ class RollableLog(Log, Protocol):
 
 
 class Roller:
-    """Rolls every topic at aligned wall-clock boundaries, and early where one has grown enough."""
+    """Rolls topics at aligned wall-clock boundaries, each at its own interval, and early where one has grown enough."""
 
-    def __init__(self, log: RollableLog, settings: RetentionSettings, clock: Clock) -> None:
+    def __init__(self, log: RollableLog, limits: TopicLimits, clock: Clock, *, box_id: str = "") -> None:
+        """`box_id` decides how late within the jitter this box closes its windows."""
         self.closed: Counter[tuple[str, str]] = Counter()
         """Windows closed since the start, by topic and reason."""
         self._log = log
-        self._settings = settings
+        self._limits = limits
         self._clock = clock
+        self._box_id = box_id
+        self._boundaries: dict[tuple[int, int], Boundary] = {}  # by interval and lateness: most topics share one
         self._watch = ClockWatch(clock)
 
     @property
@@ -56,36 +59,44 @@ class Roller:
 
     async def run(self) -> None:
         """Look until cancelled."""
-        boundary = self.next_boundary()
         while True:
+            await self.look()
             await asyncio.sleep(_LOOK_S)
-            boundary = await self.look(boundary)
 
-    def next_boundary(self) -> Boundary:
-        """When windows close next, as the clocks stand now."""
-        return next_boundary(
-            now_ms=self._clock.time_ms(),
-            monotonic_ms=self._clock.monotonic_ms(),
-            interval_ms=self._settings.roll_interval_ms,
-        )
-
-    async def look(self, boundary: Boundary) -> Boundary:
-        """Roll what is due; returns the boundary to look for next."""
+    async def look(self) -> None:
+        """Roll what is due. A topic's first boundary is the one after the first look at it."""
         self._look_at_clock()
         now_ms, monotonic_ms = self._clock.time_ms(), self._clock.monotonic_ms()
-        due = now_ms >= boundary.wall_ms or monotonic_ms >= boundary.monotonic_ms
-        following = self.next_boundary() if due else boundary
+        due: dict[TopicInfo, str] = {}
+        boundaries: dict[tuple[int, int], Boundary] = {}
         for topic in self._log.topics():
+            limits = self._limits.of(topic.name)
+            at = limits.roll_interval_ms, jitter_ms(self._box_id, limits.roll_jitter_ms)
+            boundary = self._boundaries.get(at) or self._next_boundary(*at)
+            boundaries[at] = boundary
             reason = roll_reason(
                 now_ms=now_ms,
                 monotonic_ms=monotonic_ms,
                 boundary=boundary,
                 grown_bytes=self._log.bytes_since_roll(topic.name),
-                roll_bytes=self._settings.roll_bytes,
+                roll_bytes=limits.roll_bytes,
             )
             if reason is not None:
-                await self.roll(topic.name, reason)
-        return following
+                due[topic] = reason
+        self._boundaries = {
+            at: self._next_boundary(*at) if one.passed(now_ms=now_ms, monotonic_ms=monotonic_ms) else one
+            for at, one in boundaries.items()
+        }
+        for topic, reason in due.items():
+            await self.roll(topic.name, reason)
+
+    def _next_boundary(self, interval_ms: int, late_ms: int) -> Boundary:
+        return next_boundary(
+            now_ms=self._clock.time_ms(),
+            monotonic_ms=self._clock.monotonic_ms(),
+            interval_ms=interval_ms,
+            late_ms=late_ms,
+        )
 
     def _look_at_clock(self) -> None:
         before = self._watch.state

@@ -25,24 +25,24 @@ CHUNK_RECORDS: Final = 4_096  # enough that what is done once a chunk costs noth
 CHUNK_BYTES: Final = 4 << 20  # of payloads: records of a megabyte make short chunks
 MAX_TEXTS: Final = 200_000  # different texts numbered at once, some 100 bytes each; then what is held is written out
 NO_TEXT: Final = -1
-_OTHERS: Final = -2  # there are other headers, or more
 
 
-class Texts(dict[bytes, int]):
-    """Numbers for texts, in the order of their first appearance. Bytes that are not UTF-8 show as `\\xNN`."""
+class Texts(dict[bytes | None, int]):
+    """Numbers for texts, in the order of their first appearance; NO_TEXT for none.
+
+    Bytes that are not UTF-8 show as `\\xNN`.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.names: list[str] = []
 
-    def __missing__(self, data: bytes) -> int:
+    def __missing__(self, data: bytes | None) -> int:
+        if not data:
+            return NO_TEXT
         number = self[data] = len(self.names)
         self.names.append(data.decode("utf-8", "backslashreplace"))
         return number
-
-    def number_of(self, data: bytes | None) -> int:
-        """The number of a text; NO_TEXT for none."""
-        return NO_TEXT if data is None else self[data]
 
 
 @dataclass(slots=True)
@@ -103,7 +103,7 @@ class Gatherer:
         devices, topics, fields = self._facts(pending)
         yield Chunk(
             partition=pending.partition,
-            offsets=np.array(pending.offsets, np.int64),
+            offsets=np.concatenate(pending.offsets),
             received_us=held_us(np.array(pending.stamps, np.int64)),
             devices=np.array(devices, np.int32),
             topics=np.array(topics, np.int32),
@@ -112,21 +112,26 @@ class Gatherer:
         )
 
     def _facts(self, pending: _Pending) -> tuple[list[int], list[int], dict[int, str]]:
-        """Device and topic numbers, and fields. Most records have the MQTT topic as their only header, or none."""
-        devices, topics = self.devices, self.topics
-        device_numbers = [devices[key] if key else NO_TEXT for key in pending.keys]
-        topic_numbers = [
-            topics[first[0][1]]
-            if len(first) == 1 and first[0][0] == TOPIC_HEADER and first[0][1] is not None
-            else (_OTHERS if first else NO_TEXT)
-            for first in pending.headers
-        ]
+        """Device and topic numbers, and fields."""
+        device_numbers = list(map(self.devices.__getitem__, pending.keys))
         fields: dict[int, str] = {}
-        if _OTHERS in topic_numbers:
-            for index, number in enumerate(topic_numbers):
-                if number == _OTHERS:
-                    self._look_closer(index, pending.headers[index], device_numbers, topic_numbers, fields)
+        topic_numbers = self._lone_topics(pending.headers)
+        if topic_numbers is None:
+            topic_numbers = [NO_TEXT] * len(device_numbers)
+            for index, headers in enumerate(pending.headers):
+                if headers:
+                    self._look_closer(index, headers, device_numbers, topic_numbers, fields)
         return device_numbers, topic_numbers, fields
+
+    def _lone_topics(self, headers: Sequence[Sequence[Header]]) -> list[int] | None:
+        """Topic numbers where the MQTT topic is every record's only header: mostly. None where it is not."""
+        try:
+            names, values = zip(*[pair for (pair,) in headers], strict=True)
+        except ValueError:  # one has none, or several
+            return None
+        if names.count(TOPIC_HEADER) < len(names):
+            return None
+        return list(map(self.topics.__getitem__, values))
 
     def _look_closer(
         self, index: int, headers: Sequence[Header], devices: list[int], topics: list[int], fields: dict[int, str]
@@ -135,9 +140,9 @@ class Gatherer:
         topics[index] = NO_TEXT
         for name, value in headers:
             if name == TOPIC_HEADER:
-                topics[index] = self.topics.number_of(value)
+                topics[index] = self.topics[value]
             elif name == DEVICE_HEADER:
-                devices[index] = self.devices[value] if value else NO_TEXT
+                devices[index] = self.devices[value]
             elif name == FIELD_HEADER and value:
                 fields[index] = value.decode("utf-8", "backslashreplace")
 
@@ -149,7 +154,7 @@ class _Pending:
 
     def __init__(self, partition: int) -> None:
         self.partition = partition
-        self.offsets: list[int] = []
+        self.offsets: list[Int64s] = []
         self.stamps: list[int] = []
         self.keys: list[bytes | None] = []
         self.values: list[bytes | None] = []
@@ -158,12 +163,19 @@ class _Pending:
 
     def take(self, piece: Sequence[Record]) -> None:
         values = [record.value for record in piece]
-        self.offsets += [record.offset for record in piece]
+        self.offsets.append(_offsets(piece))
         self.stamps += [record.timestamp for record in piece]
         self.keys += [record.key for record in piece]
         self.headers += [record.headers for record in piece]
         self.values += values
         self.size_bytes += sum(map(len, filter(None, values)))
+
+
+def _offsets(piece: Sequence[Record]) -> Int64s:
+    first, last = piece[0].offset, piece[-1].offset
+    if last - first + 1 == len(piece):  # they ascend, so none is missing
+        return np.arange(first, last + 1, dtype=np.int64)
+    return np.array([record.offset for record in piece], np.int64)
 
 
 def held_us(timestamps_ms: Int64s) -> Int64s:

@@ -87,17 +87,27 @@ class Decoding:
             self._wait -= 1
             return None
         if uniform.knows_nothing:
-            uniform.learn(chunk.values)
+            uniform.learn(self._readable_values(chunk, range(min(len(chunk), LEARN_FROM))))
         found = uniform.parse(chunk.values)
         if found is not None:
             found = self._readable(found, chunk)
         count = 0 if found is None else len(found.indexes)
         if count < len(chunk):
             left = _others(found.indexes, len(chunk)) if found is not None else range(len(chunk))
-            changed = uniform.learn([chunk.values[index] for index in left[:LEARN_FROM]])
+            changed = uniform.learn(self._readable_values(chunk, left[:LEARN_FROM]))
             if not changed and count < _WORTH * len(chunk):
                 self._wait = _RARELY
         return found if count else None
+
+    def _readable_values(self, chunk: Chunk, indexes: Sequence[int]) -> list[bytes | None]:
+        """Payloads that nothing is refused of: what is in no row must not make a column of integers one of doubles."""
+        return [
+            chunk.values[index]
+            for index in indexes
+            if not self._decoder.decode(
+                chunk.values[index], chunk.field_of(index), int(chunk.received_us[index])
+            ).refused
+        ]
 
     def _readable(self, found: Uniform, chunk: Chunk) -> Uniform:
         """Those that need no closer look: with a time that is used, and as the topic's schema has it."""
@@ -132,7 +142,7 @@ class Decoding:
         if kind == "int64":
             low, high = pc.min_max(array).as_py().values()
             if low < -EXACT or high > EXACT:
-                wide = pc.sum(pc.greater(pc.abs(pc.cast(array, pa.float64())), float(EXACT))).as_py()
+                wide = pc.sum(pc.or_(pc.less(array, -EXACT), pc.greater(array, EXACT))).as_py()
         self.counts.add_counts(path, _KINDS[kind], count - wide)
         self.counts.add_counts(path, WIDE, wide)
 

@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 
 from commitlog.base import LogReader, Record
 from commitlog.gaps import LEFT_OUT
-from sink.canonical import MORE, Expected, value_of_text
+from sink.canonical import Expected, value_of_text
 from sink.decode import Decoder, Facts
-from sink.lake import FileKind, LakeFile
+from sink.lake import MORE, FileKind, LakeFile
 from sink.ranges import Range, common
 from sink.times import received_us
 from sink.verify_buckets import Buckets

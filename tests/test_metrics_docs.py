@@ -10,11 +10,17 @@ from typing import Any
 
 from api.metrics import all_metrics, own_registry, sample_values
 from appliance.edge_metrics import EdgeCollector, metrics_text
+from commitlog.holdings import PartitionHolding
 from core.channel import ChannelServer
 from core.clock import SystemClock
 from ingest.counters import ListenerCounters
-from retention.roller import Roller
+from retention.disk import Forecast, Marks
+from retention.disk_watch import DiskLook
+from retention.expiry import Held, Reason, TopicState
+from retention.keeper import Retention
+from retention.limits import TopicLimits
 from retention.settings import RetentionSettings
+from retention.usage import Usage
 from sink.base import Export, Missing
 from sink.metrics import SinkMetrics
 from tests.api.api_box import ApiBox
@@ -57,20 +63,45 @@ def sink_text() -> str:
     return metrics.text()
 
 
+def retained(box: Any, data_dir: Path) -> Retention:
+    """Retention that has done and found everything that there are metrics of."""
+    retention = Retention(box.log, data_dir, RetentionSettings(), SystemClock())
+    retention.roller.closed["telemetry", "time"] += 1
+    expirer = retention.expirer
+    for counter in (expirer.expired_windows, expirer.expired_bytes):
+        counter["telemetry", "older than max_age"] += 1
+    expirer.unexported_offsets["telemetry"] += 1
+    expirer.held = [Held(topic="telemetry", number=1, reason=Reason.AGE, sinks=("parquet",))]
+    info = next(topic for topic in box.log.topics() if topic.name == "telemetry")
+    held = [PartitionHolding(partition=0, log_start=0, segments=())]
+    limits = TopicLimits(RetentionSettings()).of("telemetry")
+    expirer.topics = [TopicState(info=info, windows=[], partitions=held, committed={}, limits=limits)]
+    expirer.disk.last = DiskLook(
+        usage=Usage(total_bytes=1, free_bytes=1, lake_bytes=1, log_other_bytes=1),
+        log_bytes=1,
+        used_bytes=1,
+        marks=Marks(limit_bytes=1, high_bytes=1, low_bytes=1),
+        forecast=Forecast(state="growing", bytes_per_day=1.0, days_left=1.0),
+    )
+    for counter in (retention.lake.dropped_files, retention.lake.dropped_bytes):
+        counter["telemetry", "older than lake_max_age"] += 1
+    retention.rounds[0].failures["storage"] += 1
+    return retention
+
+
 def edge_text(box: Any, run_dir: Path) -> str:
     listeners = ListenerCounters("mqtt"), ListenerCounters("tcp")
     for counters in listeners:
         counters.refused_connections["malformed"] += 1
         counters.refused_lines["no-device"] += 1
         counters.dropped["disk full"] += 1
-    roller = Roller(box.log, RetentionSettings(), SystemClock())
-    roller.closed["telemetry", "time"] += 1
+    retention = retained(box, run_dir)
     box.log.stats.batches["appended"] += 1
     box.mqtt.broker.counters.reasons[PacketType.CONNACK, 0] += 1
     box.mqtt.broker.counters.disconnects[4] += 1
     channel = ChannelServer(run_dir / "edge.sock", {})
     return metrics_text(
-        EdgeCollector(box.log, listeners, box.sessions, roller, channel, SystemClock(), broker=box.mqtt.broker)
+        EdgeCollector(box.log, listeners, box.sessions, retention, channel, SystemClock(), broker=box.mqtt.broker)
     )
 
 
@@ -118,8 +149,10 @@ async def test_a_clock_set_back_is_seen(tmp_path: Path) -> None:
             return super().time_ms() - 3_600_000
 
     async with edge_box(tmp_path / "data") as box:
-        roller = Roller(box.log, RetentionSettings(), SystemClock())
+        retention = Retention(box.log, tmp_path, RetentionSettings(), SystemClock())
         channel = ChannelServer(tmp_path / "edge.sock", {})
-        text = metrics_text(EdgeCollector(box.log, (), box.sessions, roller, channel, Slow(), broker=box.mqtt.broker))
+        text = metrics_text(
+            EdgeCollector(box.log, (), box.sessions, retention, channel, Slow(), broker=box.mqtt.broker)
+        )
     (behind_s,) = sample_values(text, "headrace_clock_behind_seconds")
     assert 3590 < behind_s < 3610

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from schemathesis import GenerationMode
 
 from api import models
+from api.examples import STORAGE
 from tests.api.api_box import ApiBox
 
 LOCAL = {"Host": "localhost"}
@@ -25,7 +26,17 @@ def _filled_box(run_dir: Path) -> ApiBox:
         box.log.reading(f"line/{number}", b"\xff")
     box.step()
     box.sink_reports("headrace_sink_rows_total 3\n")
+    box.edge["storage"] = {
+        **{key: STORAGE[key] for key in ("clock", "disk", "held", "lake_retention", "lake_files_left_alone")},
+        "as_of_ms": 5,
+        "topics": [{**_without(row, "oldest"), "oldest_ms": 5} for row in STORAGE["topics"]],
+        "expired": [{**_without(row, "at"), "at_ms": 5} for row in STORAGE["expired"]],
+    }
     return box
+
+
+def _without(row: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != key}
 
 
 PATHS = (
@@ -33,13 +44,14 @@ PATHS = (
     "/api/v1/devices/{device}",
     "/api/v1/devices/{device}/readings",
     "/api/v1/topics",
+    "/api/v1/storage",
     "/api/v1/exports",
     "/api/v1/sessions",
     "/healthz",
     "/readyz",
     "/metrics",
 )
-WITHOUT_PARAMETERS = ("/api/v1/topics", "/healthz", "/readyz", "/metrics")
+WITHOUT_PARAMETERS = ("/api/v1/topics", "/api/v1/storage", "/healthz", "/readyz", "/metrics")
 CASES = [
     (path, mode)
     for path in PATHS

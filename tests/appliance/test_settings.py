@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from appliance.config_keys import public_fields
 from appliance.config_sources import MAX_CONFIG_BYTES, variable_of
 from appliance.config_text import render_toml, toml_value
 from appliance.settings import Settings, is_loopback, listening_ports, load_settings, load_with_origins
 from core.errors import ConfigError
 from ingest.settings import DEFAULT_ROUTES
+from sink.settings import SinkSettings
 from tests.conftest import REQUIRE_VARIABLE
 
 
@@ -156,8 +158,9 @@ def test_an_unknown_key_is_refused_with_its_line_and_the_nearest(
 
 
 def test_a_key_like_no_other_is_answered_with_the_known_ones(tmp_path: Path) -> None:
-    error = refused(tmp_path, "[logging]\nzzzzqq = 1\n")
-    assert error.mend == "known here: format, level"
+    error = refused(tmp_path, "[sink]\nzzzzqq = 1\n")
+    assert error.mend == f"known here: {', '.join(sorted(public_fields(SinkSettings)))}"
+    assert "max_clock_ahead" in error.mend
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from commitlog.base import ClosedWindow, TopicInfo
-from retention.policy import Boundary, next_boundary, next_boundary_ms, roll_reason
+from commitlog.settings import TopicSettings
+from retention.limits import TopicLimits
 from retention.roller import Roller
+from retention.rolling import Boundary, jitter_ms, next_boundary, next_boundary_ms, roll_reason
 from retention.settings import RetentionSettings
 
 
@@ -41,6 +43,11 @@ def test_a_clock_that_is_only_slow_is_waited_for() -> None:
     hour_ms = 3_600_000
     boundary = next_boundary(now_ms=0, monotonic_ms=0, interval_ms=hour_ms)
     assert boundary.monotonic_ms - hour_ms == 60_000 > hour_ms * 0.0005
+
+
+def limits(*topics: TopicSettings, **settings: Any) -> TopicLimits:
+    """Without jitter, unless it is given."""
+    return TopicLimits(RetentionSettings(**{"roll_jitter": "0", **settings}), topics)
 
 
 class FakeClock:
@@ -87,26 +94,29 @@ class ScriptedLog:
 
 async def test_every_topic_rolls_at_the_boundary_also_when_late_and_only_once() -> None:
     log, clock = ScriptedLog(), FakeClock()
-    roller = Roller(log, RetentionSettings(roll_interval="10s"), clock)  # type: ignore[arg-type]
+    roller = Roller(log, limits(roll_interval="10s"), clock)  # type: ignore[arg-type]
     log.grown["a"] = 5
-    boundary = roller.next_boundary()
+    await roller.look()
     clock.pass_ms(9_999)
-    boundary = await roller.look(boundary)
+    await roller.look()
     assert log.rolled == []
     clock.pass_ms(15_001)
-    boundary = await roller.look(boundary)
+    await roller.look()
     assert log.rolled == [("a", "time"), ("b", "time")]
-    assert boundary.wall_ms == 30_000
     assert roller.closed == {("a", "time"): 1}
-    await roller.look(boundary)
+    clock.pass_ms(4_999)
+    await roller.look()
     assert len(log.rolled) == 2
+    clock.pass_ms(1)
+    await roller.look()
+    assert len(log.rolled) == 4, "at 30 s, a multiple again"
 
 
 async def test_a_topic_that_has_grown_rolls_early_alone() -> None:
     log, clock = ScriptedLog(), FakeClock()
-    roller = Roller(log, RetentionSettings(roll_interval="1h", roll_bytes="1MB"), clock)  # type: ignore[arg-type]
+    roller = Roller(log, limits(roll_interval="1h", roll_bytes="1MB"), clock)  # type: ignore[arg-type]
     log.grown["b"] = 1 << 20
-    await roller.look(roller.next_boundary())
+    await roller.look()
     assert log.rolled == [("b", "size")]
 
 
@@ -120,8 +130,11 @@ class Box:
         self.log.grown["a"] = 5
         self.clock.now_ms = now_ms
         self.log.newest_ms = now_ms
-        self.roller = Roller(self.log, RetentionSettings(roll_interval="1h"), self.clock)  # type: ignore[arg-type]
-        self.boundary = self.roller.next_boundary()
+        self.roller = Roller(self.log, limits(roll_interval="1h"), self.clock)  # type: ignore[arg-type]
+
+    async def begun(self) -> Box:
+        await self.roller.look()
+        return self
 
     async def rolls(self, elapsed_ms: int) -> list[int]:
         """Let time pass; the wall-clock minutes at which windows closed, in minutes since the epoch."""
@@ -129,14 +142,14 @@ class Box:
         for _ in range(elapsed_ms // 10_000):
             self.clock.pass_ms(10_000)
             self.log.rolled.clear()
-            self.boundary = await self.roller.look(self.boundary)
+            await self.roller.look()
             if self.log.rolled:
                 at.append(self.clock.now_ms // 60_000)
         return at
 
 
 async def test_a_step_back_of_an_hour_closes_the_window_once_by_the_monotonic_clock_then_aligned() -> None:
-    box = Box(now_ms=10 * Box.HOUR_MS)
+    box = await Box(now_ms=10 * Box.HOUR_MS).begun()
     assert await box.rolls(30 * 60_000) == []
     box.clock.now_ms -= Box.HOUR_MS
     # The boundary at 11:00 stays what it was; the wall clock shows 10:01 when as much time as was left has passed.
@@ -145,7 +158,7 @@ async def test_a_step_back_of_an_hour_closes_the_window_once_by_the_monotonic_cl
 
 
 async def test_a_step_forward_of_an_hour_closes_the_window_at_once_then_aligned() -> None:
-    box = Box(now_ms=10 * Box.HOUR_MS)
+    box = await Box(now_ms=10 * Box.HOUR_MS).begun()
     assert await box.rolls(30 * 60_000) == []
     box.clock.now_ms += Box.HOUR_MS
     assert await box.rolls(2 * Box.HOUR_MS) == [11 * 60 + 30, 12 * 60, 13 * 60]
@@ -154,16 +167,76 @@ async def test_a_step_forward_of_an_hour_closes_the_window_at_once_then_aligned(
 async def test_a_boot_in_1970_closes_windows_all_the_same_and_says_behind() -> None:
     box = Box(now_ms=0)
     box.log.newest_ms = 1_800_000_000_000
+    await box.begun()
     assert await box.rolls(2 * Box.HOUR_MS) == [60, 120]
     assert box.roller.clock_state.value == "behind"
 
 
 async def test_a_wall_clock_that_stands_still_does_not_keep_windows_open() -> None:
-    box = Box(now_ms=10 * Box.HOUR_MS)
+    box = await Box(now_ms=10 * Box.HOUR_MS).begun()
     rolled = 0
     for _ in range(3 * 360):
         box.clock.monotonic += 10_000
         box.log.rolled.clear()
-        box.boundary = await box.roller.look(box.boundary)
+        await box.roller.look()
         rolled += bool(box.log.rolled)
     assert rolled == 2, "every hour and a minute"
+
+
+async def test_a_topic_may_have_an_interval_and_a_size_of_its_own() -> None:
+    log, clock = ScriptedLog(), FakeClock()
+    own = TopicSettings(name="b", roll_interval="2s", roll_bytes="1MB")
+    roller = Roller(log, limits(own, roll_interval="10s", roll_bytes="2MB"), clock)  # type: ignore[arg-type]
+    await roller.look()
+    for _ in range(10):
+        clock.pass_ms(1000)
+        await roller.look()
+    assert log.rolled == [("b", "time")] * 4 + [("a", "time"), ("b", "time")]
+    log.rolled.clear()
+    log.grown = dict.fromkeys(("a", "b"), 1 << 20)
+    await roller.look()
+    assert log.rolled == [("b", "size")]
+
+
+async def test_a_box_closes_its_windows_at_a_second_of_its_own_and_they_are_all_as_long() -> None:
+    closed: dict[str, list[int]] = {}
+    for box_id in ("a1", "b2", "c3"):
+        log, clock = ScriptedLog(), FakeClock()
+        log.grown = {"a": 5}
+        roller = Roller(log, limits(roll_interval="1h", roll_jitter="30s"), clock, box_id=box_id)  # type: ignore[arg-type]
+        await roller.look()
+        at = closed[box_id] = []
+        for _ in range(3 * 3600):
+            clock.pass_ms(1000)
+            log.rolled.clear()
+            await roller.look()
+            at += [clock.now_ms // 1000] * len(log.rolled)
+    for at in closed.values():
+        late = {second % 3600 for second in at[-2:]}
+        assert len(late) == 1
+        assert late.pop() <= 30
+        assert at[-1] - at[-2] == 3600
+    assert len({at[-1] for at in closed.values()}) == 3
+
+
+@pytest.mark.parametrize("most", [0, 1, 1000, 30_000])
+def test_jitter_is_fixed_and_within_its_bound(most: int) -> None:
+    found = {jitter_ms(f"box {number}", most) for number in range(500)}
+    assert found <= set(range(most + 1))
+    assert len(found) >= min(most + 1, 300)
+    assert jitter_ms("box 7", most) == jitter_ms("box 7", most)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, (3_600_000, 30_000, 1 << 30)),
+        ({"roll_interval": "10s"}, (10_000, 1000, 1 << 30)),
+        ({"max_bytes": "400MB"}, (3_600_000, 30_000, 100 << 20)),
+        ({"disk_budget": "800MB"}, (3_600_000, 30_000, 100 << 20)),
+        ({"disk_budget": "800MB", "max_bytes": "40MB"}, (3_600_000, 30_000, 10 << 20)),
+    ],
+)
+def test_windows_stay_far_below_what_the_log_may_hold(settings: dict[str, str], expected: tuple[int, int, int]) -> None:
+    found = TopicLimits(RetentionSettings(**settings)).of("t")
+    assert (found.roll_interval_ms, found.roll_jitter_ms, found.roll_bytes) == expected

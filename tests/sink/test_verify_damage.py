@@ -191,9 +191,8 @@ def test_a_copy_beside_the_file_doubles_its_rows(box: Box) -> None:
     assert kinds(report) <= {"row-doubled", "file-contradiction"}
     doubled = [found for found in report.findings.kept if found.kind == "row-doubled"]
     assert {(found.partition, found.first) for found in doubled} == {(p, offset) for p, offset, _ in places(path)}
-    assert all(
-        {found.where, found.what.split(" and in ")[1]} == {box.where(path), box.where(copy)} for found in doubled
-    )
+    both = {box.where(path), box.where(copy)}
+    assert all({found.where, found.what.split(" and in ")[1]} == both for found in doubled)
 
 
 def test_files_of_another_topic_id(box: Box, tmp_path: Path) -> None:

@@ -85,9 +85,9 @@ class NoNoteOfTheUnsynced(Engine):
 class DeletesAtOnce(SegmentWriter):
     """Deletes segments before any checkpoint says that they are gone."""
 
-    def delete_segments(self, topic: TopicInfo, partition: int, before_offset: int) -> int:
+    def delete_segments(self, topic: TopicInfo, before: Mapping[int, int]) -> Mapping[int, int]:
         with patch.object(self, "checkpoint", lambda: None):
-            return super().delete_segments(topic, partition, before_offset)
+            return super().delete_segments(topic, before)
 
 
 def impatient(storage: Storage, _space: Space) -> Storage:

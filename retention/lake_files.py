@@ -1,0 +1,228 @@
+"""The lake's files as retention sees them: folders by date, and what footers say of the units they belong to.
+
+A unit is known by its topic id and its last window's number, which stand in every file of it, together with the paths
+of all files (`headrace.files`). A file without these is of an older release, or foreign: where the sink's table of
+exports still knows its unit, that says the rest; otherwise it is left alone, and counted.
+
+Footers are read with pyarrow, which is imported when the first one is: a box that keeps its lake for ever does without.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from retention.lake_units import LakeUnit
+
+MAX_FOOTERS: Final = 200  # read in one look: a footer takes about a millisecond
+MAX_KNOWN: Final = 100_000  # files whose footers are remembered, some 50 MB at most
+SUPERSEDED: Final = "_superseded"
+_ROOTS: Final = ("", "_quarantine", SUPERSEDED, f"{SUPERSEDED}/_quarantine")
+_DATE: Final = re.compile(r"date=(\d{4}-\d{2}-\d{2})\Z")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Facts:
+    """What a footer says; None in place of it: not a file that we can place."""
+
+    topic: str
+    topic_id: str
+    first_number: int
+    number: int
+    end_ms: int
+    offsets: Mapping[int, tuple[int, int]]
+    files: tuple[str, ...]
+
+
+class LakeFiles:
+    """See the module. Blocks; used by one thread at a time."""
+
+    def __init__(self, lake_dir: Path) -> None:
+        self.left_alone: frozenset[str] = frozenset()
+        """Files in the folders last looked at that cannot be placed."""
+        self._lake_dir = lake_dir
+        self._known: dict[str, _Facts | None] = {}
+
+    def oldest_units(self, *, cutoff: date | None, enough_bytes: int, exports: Mapping[str, Any]) -> Sequence[LakeUnit]:
+        """The units that have files in the oldest folders: those up to `cutoff`, and on until `enough_bytes` are seen.
+
+        `exports`: the rows of the sink's table of exports. At most `MAX_FOOTERS` footers are read, the next look goes
+        on. Raises OSError.
+        """
+        groups: dict[tuple[str, int], dict[str, int]] = {}
+        facts: dict[tuple[str, int], _Facts] = {}
+        left_alone: set[str] = set()
+        seen_bytes, footers = 0, 0
+        for day, path, size_bytes in self._by_date():
+            if (cutoff is None or day > cutoff) and seen_bytes >= enough_bytes:
+                break
+            if path not in self._known:
+                footers += 1
+                if footers > MAX_FOOTERS:
+                    break
+                self._remember(path)
+            found = self._placed(path, exports)
+            if found is None:
+                left_alone.add(path)
+                continue
+            key = (found.topic_id, found.number)
+            facts.setdefault(key, found)
+            groups.setdefault(key, {})[path] = size_bytes
+            seen_bytes += size_bytes
+        self.left_alone = frozenset(left_alone)
+        return [self._unit(facts[key], files) for key, files in groups.items()]
+
+    def delete(self, paths: Sequence[str]) -> int:
+        """Delete files, and the date folders that they leave empty; returns how many were there. Raises OSError."""
+        deleted = 0
+        folders: dict[Path, None] = {}
+        for path in paths:
+            self._known.pop(path, None)
+            full = self._lake_dir / path
+            with suppress(FileNotFoundError):
+                full.unlink()
+                deleted += 1
+            folders[full.parent] = None
+        for folder in folders:
+            with suppress(FileNotFoundError):
+                _sync_dir(folder.parent if _removed(folder) else folder)
+        return deleted
+
+    # -- units
+
+    def _unit(self, facts: _Facts, seen: Mapping[str, int]) -> LakeUnit:
+        """All files of a unit: those seen, those its files name, and what a replay set aside of them."""
+        files = dict(seen)
+        named = [*facts.files, *(f"{SUPERSEDED}/{path}" for path in facts.files)]
+        for path in named:
+            if path not in files and (size_bytes := _size(self._lake_dir / path)) is not None:
+                files[path] = size_bytes
+        dates = [day for path in [*files, *facts.files] if (day := date_of(path)) is not None]
+        return LakeUnit(
+            topic=facts.topic,
+            topic_id=facts.topic_id,
+            first_number=facts.first_number,
+            number=facts.number,
+            end_ms=facts.end_ms,
+            offsets=facts.offsets,
+            files=files,
+            newest_date=max(dates),
+        )
+
+    def _placed(self, path: str, exports: Mapping[str, Any]) -> _Facts | None:
+        facts = self._known.get(path)
+        if facts is None or facts.files:
+            return facts
+        row = exports.get(f"{facts.topic_id}/{facts.number:020}")
+        if row is None or path not in (paths := tuple(file["path"] for file in row["files"])):
+            return None
+        return _Facts(
+            topic=facts.topic,
+            topic_id=facts.topic_id,
+            first_number=facts.first_number,
+            number=facts.number,
+            end_ms=facts.end_ms,
+            offsets=facts.offsets,
+            files=paths,
+        )
+
+    # -- folders
+
+    def _by_date(self) -> Iterator[tuple[date, str, int]]:
+        """Every published file with its date and size, the oldest date first."""
+        folders: list[tuple[date, str]] = []
+        for root in _ROOTS:
+            for topic in _folder_names(self._lake_dir / root):
+                if topic.startswith(("_", ".")):
+                    continue
+                for name in _folder_names(self._lake_dir / root / topic):
+                    if (day := date_of(name)) is not None:
+                        folders.append((day, str(PurePosixPath(root) / topic / name)))
+        for day, folder in sorted(folders):
+            with suppress(FileNotFoundError), os.scandir(self._lake_dir / folder) as entries:
+                for entry in sorted(entries, key=lambda one: one.name):
+                    if entry.name.endswith(".parquet") and (size_bytes := _size(Path(entry.path))) is not None:
+                        yield day, f"{folder}/{entry.name}", size_bytes
+
+    def _remember(self, path: str) -> None:
+        while len(self._known) >= MAX_KNOWN:
+            del self._known[next(iter(self._known))]
+        with suppress(FileNotFoundError):
+            self._known[path] = _facts(_footer(self._lake_dir / path))
+
+
+def date_of(path: str) -> date | None:
+    """The date of the folder that a path leads through; None where none does."""
+    for part in PurePosixPath(path).parts:
+        if match := _DATE.match(part):
+            with suppress(ValueError):
+                return date.fromisoformat(match[1])
+    return None
+
+
+def _footer(path: Path) -> Mapping[str, str]:
+    """The key-value metadata of a Parquet file; empty for what is none. Raises FileNotFoundError."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        metadata = pq.read_metadata(path).metadata or {}
+        return {key.decode(): value.decode() for key, value in metadata.items()}
+    except FileNotFoundError:
+        raise
+    except (OSError, pa.ArrowException, UnicodeDecodeError):
+        return {}
+
+
+def _facts(metadata: Mapping[str, str]) -> _Facts | None:
+    try:
+        number = int(metadata["headrace.window"])
+        offsets = json.loads(metadata["headrace.offsets"])
+        return _Facts(
+            topic=metadata["headrace.topic"],
+            topic_id=metadata["headrace.topic_id"],
+            first_number=int(metadata.get("headrace.first_window", number)),
+            number=number,
+            end_ms=int(metadata["headrace.end_ms"]),
+            offsets={int(partition): (int(first), int(following)) for partition, (first, following) in offsets.items()},
+            files=tuple(str(path) for path in json.loads(metadata.get("headrace.files", "[]"))),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+
+
+def _folder_names(path: Path) -> Sequence[str]:
+    with suppress(FileNotFoundError), os.scandir(path) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+    return ()
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.lstat().st_size
+    except FileNotFoundError:
+        return None
+
+
+def _removed(folder: Path) -> bool:
+    """Remove a folder that is empty; most are not."""
+    try:
+        folder.rmdir()
+    except OSError:
+        return False
+    return True
+
+
+def _sync_dir(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from retention.lake_units import LakeUnit
+from retention.usage import FolderSizes
 
 MAX_FOOTERS: Final = 200  # read in one look: a footer takes about a millisecond
 MAX_KNOWN: Final = 100_000  # files whose footers are remembered, some 50 MB at most
@@ -48,7 +49,12 @@ class LakeFiles:
         self.left_alone: frozenset[str] = frozenset()
         """Files in the folders last looked at that cannot be placed."""
         self._lake_dir = lake_dir
+        self._sizes = FolderSizes(lake_dir)
         self._known: dict[str, _Facts | None] = {}
+
+    def size_bytes(self) -> int:
+        """What the lake takes now. Raises OSError."""
+        return self._sizes.total_bytes()
 
     def oldest_units(self, *, cutoff: date | None, enough_bytes: int, exports: Mapping[str, Any]) -> Sequence[LakeUnit]:
         """The units that have files in the oldest folders: those up to `cutoff`, and on until `enough_bytes` are seen.

@@ -71,6 +71,7 @@ def send(box: Appliance, first: int, count: int) -> int:
 def test_above_the_high_mark_old_windows_make_room_and_no_reading_is_refused(tmp_path: Path, disk: Path) -> None:  # noqa: F811
     """More goes through the box than its disk holds, and the lake keeps only its newest files."""
     settings = ["retention.high_mark_percent=60", "retention.low_mark_percent=45", "retention.lake_max_bytes=4MB"]
+    settings.append("sink.hold_back=0")
     count, sent, acked = 2500, 0, 0
     with appliance(tmp_path / "data", [*SMALL, *settings, "log.partitions=2"]) as box:
         box.wait_ready()

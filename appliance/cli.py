@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from appliance.commands import config, export, log, processes, simulate
+from appliance.commands import config, export, log, processes, simulate, verify
 from core.errors import HeadraceError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.add_typer(log.app, name="log")
 processes.register(app)
 simulate.register(app)
 export.register(app)
+verify.register(app)
 
 
 def _print_version(wanted: bool) -> None:

@@ -14,6 +14,7 @@ from commitlog.remote import RemoteLog
 from commitlog.settings import TopicSettings
 from core.channel import ChannelClient
 from core.clock import SystemClock
+from core.collector import collect_seldom
 from core.tasks import background
 from sink.holding import Holding
 from sink.metrics import WRITE_INTERVAL_S, SinkMetrics, keep_written
@@ -67,6 +68,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     tasks: set[asyncio.Task[None]] = set()
     path = settings.data_dir / "run" / "sink.prom"
     writing = background(keep_written(metrics, path, WRITE_INTERVAL_S), "sink-metrics", tasks)
+    collect_seldom()
     announce_ready()
     try:
         await runner.run(stop)

@@ -33,6 +33,7 @@ from commitlog.reader import FileLogReader
 from commitlog.remote import RemoteLog
 from core.channel import ChannelClient
 from core.clock import SystemClock
+from core.collector import collect_seldom
 from sink.base import Export
 from sink.metrics import SinkMetrics
 from sink.runner import Pauses, Runner
@@ -121,6 +122,7 @@ def run_sink(data_dir: Path) -> dict[str, object]:
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(30), logger_factory=structlog.PrintLoggerFactory(sys.stderr)
     )
+    collect_seldom()
     spent, done = asyncio.run(export(load_settings(None, data_dir, [], environ={})))
     return dataclasses.asdict(spent) | {
         "rows": done.rows,

@@ -38,7 +38,7 @@ class Texts(dict[bytes | None, int]):
         self.names: list[str] = []
 
     def __missing__(self, data: bytes | None) -> int:
-        if data is None:
+        if not data:
             return NO_TEXT
         number = self[data] = len(self.names)
         self.names.append(data.decode("utf-8", "backslashreplace"))
@@ -113,8 +113,7 @@ class Gatherer:
 
     def _facts(self, pending: _Pending) -> tuple[list[int], list[int], dict[int, str]]:
         """Device and topic numbers, and fields."""
-        devices = self.devices
-        device_numbers = [devices[key or None] for key in pending.keys]
+        device_numbers = list(map(self.devices.__getitem__, pending.keys))
         fields: dict[int, str] = {}
         topic_numbers = self._lone_topics(pending.headers)
         if topic_numbers is None:
@@ -132,8 +131,7 @@ class Gatherer:
             return None
         if names.count(TOPIC_HEADER) < len(names):
             return None
-        topics = self.topics
-        return [topics[value] for value in values]
+        return list(map(self.topics.__getitem__, values))
 
     def _look_closer(
         self, index: int, headers: Sequence[Header], devices: list[int], topics: list[int], fields: dict[int, str]
@@ -144,7 +142,7 @@ class Gatherer:
             if name == TOPIC_HEADER:
                 topics[index] = self.topics[value]
             elif name == DEVICE_HEADER:
-                devices[index] = self.devices[value or None]
+                devices[index] = self.devices[value]
             elif name == FIELD_HEADER and value:
                 fields[index] = value.decode("utf-8", "backslashreplace")
 

@@ -30,6 +30,8 @@ QUARANTINE: Final = "_quarantine"
 SUPERSEDED: Final = "_superseded"
 SUFFIX: Final = ".parquet"
 
+MAX_PARTITIONS: Final = 1 << 16  # of a topic; settings allow 256, Kafka tools make more
+
 FileKind = Literal["rows", "quarantine"]
 Trouble = Literal["foreign", "corrupt", "contradiction"]
 Offsets = Mapping[int, tuple[int, int]]
@@ -58,8 +60,10 @@ class ColumnNote(msgspec.Struct, frozen=True):
 class LakeFile:
     """A published file as its footer describes it. `path` is relative to the lake.
 
-    `files` are the paths of its unit, named by the unit's last file alone; empty in the others. `replays` is the
-    quarantine file that this one replaces, empty for the export of a window.
+    `decoder` to `declared_text` are how its rows were read: the decoder's version, the payload field with the device's
+    time, how far that may be ahead of and behind the time received, the version of the topic's declared schema and its
+    text (both empty where none was). `files` are the paths of its unit, named by the unit's last file alone; empty in
+    the others. `replays` is the quarantine file that this one replaces, empty for the export of a window.
     """
 
     path: str
@@ -79,7 +83,9 @@ class LakeFile:
     checksum: str
     decoder: str
     timestamp_field: str
+    clock_skew_us: tuple[int, int]
     schema: str
+    declared_text: str
     columns_text: str
     software: str
     files: tuple[str, ...] = ()
@@ -92,7 +98,7 @@ class LakeFile:
 
     @property
     def columns(self) -> Mapping[str, ColumnNote]:
-        """Payload columns by name; those of a unit are the same, so their text is kept once."""
+        """Payload columns by name."""
         return msgspec.json.decode(self.columns_text, type=dict[str, ColumnNote])
 
 
@@ -160,7 +166,8 @@ def look_at_lake(lake: Path, topic: str | None = None) -> LakeLook:
         for path in published_paths(lake, topic):
             found = read_lake_file(lake, path)
             if isinstance(found, LakeFile):
-                look.files.append(replace(found, columns_text=texts.setdefault(found.columns_text, found.columns_text)))
+                columns, declared = (texts.setdefault(text, text) for text in (found.columns_text, found.declared_text))
+                look.files.append(replace(found, columns_text=columns, declared_text=declared))  # each text once
             elif found is not None:
                 look.bad.append(found)
         look.superseded = sorted(_parquet_below(lake / SUPERSEDED))
@@ -259,8 +266,10 @@ def _lake_file(path: str, size_bytes: int, notes: Mapping[str, str]) -> LakeFile
         records=int(notes["records"]),
         checksum=notes["checksum"],
         decoder=notes["decoder"],
-        timestamp_field=notes.get("timestamp_field", "ts"),
-        schema=notes.get("schema", ""),
+        timestamp_field=notes["timestamp_field"],
+        clock_skew_us=msgspec.json.decode(notes["clock_skew_us"], type=tuple[int, int]),
+        schema=notes["schema"],
+        declared_text=notes["declared"],
         columns_text=notes["columns"],
         software=notes.get("software", ""),
         files=tuple(msgspec.json.decode(notes.get("files", "[]"), type=list[str])),
@@ -284,7 +293,7 @@ def _contradiction(file: LakeFile, footer_rows: int, schema: pa.Schema) -> str:
         return f"it says that it has {file.rows} rows, and has {footer_rows}"
     if not 0 < file.records <= file.rows or not 0 <= file.first_window <= file.window:
         return "its records, rows and windows do not fit together"
-    if any(partition < 0 or not 0 <= first <= following for partition, (first, following) in file.offsets.items()):
+    if not all(0 <= p < MAX_PARTITIONS and 0 <= first <= following for p, (first, following) in file.offsets.items()):
         return f"its offsets are no ranges: {dict(file.offsets)}"
     if file.files and file.path not in file.files:
         return "it names the files of its export, and not itself"

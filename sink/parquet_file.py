@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from typing import BinaryIO, Final
 
@@ -19,41 +20,56 @@ _DELTAS: Final = frozenset({pa.int64(), pa.timestamp("us", tz="UTC")})
 class ParquetFileWriter:
     """Writes a file row group by row group; to be used in a `with` statement.
 
-    The same tables give the same bytes. Texts that are dictionaries in a table stand in the file as plain strings.
+    The same tables give the same bytes. Texts that are dictionaries in a table stand in the file as plain strings: they
+    are written as they come, and the file's Arrow schema, which says what Arrow's readers make of a column, is ours.
     """
 
     def __init__(self, out: BinaryIO, schema: pa.Schema, metadata: Mapping[str, str], cancel: CancelFlag) -> None:
-        self._schema = schema.with_metadata(dict(metadata))
+        self._out = out
+        self._schema = schema
+        self._notes = {"ARROW:schema": base64.b64encode(schema.serialize()).decode(), **metadata}
         self._cancel = cancel
-        deltas = [field.name for field in schema if field.type in _DELTAS]
-        self._writer = pq.ParquetWriter(
-            out,
-            self._schema,
-            compression="zstd",
-            compression_level=ZSTD_LEVEL,
-            use_dictionary=[field.name for field in schema if field.name not in deltas],
-            column_encoding=dict.fromkeys(deltas, "DELTA_BINARY_PACKED"),
-            write_statistics=True,
-            write_page_index=True,
-            write_page_checksum=True,
-            sorting_columns=pq.SortingColumn.from_ordering(
-                self._schema, [("device", "ascending"), (_time_of(schema), "ascending")], null_placement="at_end"
-            ),
-        )
+        self._writer: pq.ParquetWriter | None = None
 
     def __enter__(self) -> ParquetFileWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
     def write(self, table: pa.Table) -> None:
-        """Add a sorted table with the file's columns."""
+        """Add a sorted table with the file's columns, texts as plain strings or as dictionaries."""
+        if self._writer is None:
+            self._writer = self._open(table)
         for start in range(0, table.num_rows, ROW_GROUP_ROWS):
             self._cancel.check()
-            rows = table.slice(start, ROW_GROUP_ROWS).cast(self._schema)
+            rows = table.slice(start, ROW_GROUP_ROWS).cast(self._writer.schema)
             self._writer.write_table(rows, row_group_size=ROW_GROUP_ROWS)
 
+    def _open(self, first: pa.Table) -> pq.ParquetWriter:
+        """A writer that takes dictionaries where the first table has them."""
+        fields = [_as_written(field, first.schema.field(field.name)) for field in self._schema]
+        schema = pa.schema(fields, self._notes)
+        deltas = [field.name for field in fields if field.type in _DELTAS]
+        time = "ts" if "ts" in schema.names else "received_at"
+        return pq.ParquetWriter(
+            self._out,
+            schema,
+            store_schema=False,
+            compression="zstd",
+            compression_level=ZSTD_LEVEL,
+            use_dictionary=[field.name for field in fields if field.name not in deltas],
+            column_encoding=dict.fromkeys(deltas, "DELTA_BINARY_PACKED"),
+            write_statistics=True,
+            write_page_index=True,
+            write_page_checksum=True,
+            sorting_columns=pq.SortingColumn.from_ordering(
+                schema, [("device", "ascending"), (time, "ascending")], null_placement="at_end"
+            ),
+        )
 
-def _time_of(schema: pa.Schema) -> str:
-    return "ts" if "ts" in schema.names else "received_at"
+
+def _as_written(field: pa.Field, given: pa.Field) -> pa.Field:
+    """A text that repeats is a dictionary in a table; in Parquet that is an encoding of strings, no type."""
+    return field.with_type(given.type) if pa.types.is_dictionary(given.type) else field

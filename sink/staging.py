@@ -264,7 +264,9 @@ class Staging:
             "checksum": file.checksum,
             "decoder": self._reading.decoder.version,
             "timestamp_field": self._reading.timestamp_field,
+            "clock_skew_us": [self._reading.skew.ahead_us, self._reading.skew.behind_us],
             "schema": self._reading.schema_version,
+            "declared": "" if self._reading.schema is None else self._reading.schema.canonical,
             "columns": {column.name: _column_note(column) for column in columns},
             "software": self._software,
         }

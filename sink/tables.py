@@ -20,6 +20,7 @@ from sink.schema import Schema
 
 UTC_US: Final = pa.timestamp("us", tz="UTC")
 MORE: Final = "_more"
+_SAMPLE: Final = 4_096  # rows that tell whether a column's texts repeat
 
 
 def rows_schema(columns: Sequence[Column], overflowed: bool, schema: Schema | None) -> pa.Schema:
@@ -99,7 +100,7 @@ def rows_table(
         stored = [batch.fields.pop(column.field, None) for batch in batches]
         made = [final_arrays(one, column, len(batch)) for one, batch in zip(stored, batches, strict=True)]
         names.append(column.name)
-        arrays.append(pa.concat_arrays([typed for typed, _ in made]).take(taken))
+        arrays.append(_repeating(pa.concat_arrays([typed for typed, _ in made])).take(taken))
         if column.other is not None:
             names.append(column.other)
             arrays.append(pa.concat_arrays([other for _, other in made]).take(taken))
@@ -169,6 +170,13 @@ def _named(numbers: Int32s, texts: Texts) -> pa.DictionaryArray:
 
 
 # -- payload columns
+
+
+def _repeating(array: pa.Array) -> pa.Array:
+    """Texts that repeat as a dictionary: they are then sorted, and written, as numbers."""
+    if array.type != pa.string() or 2 * pc.count_distinct(array.slice(0, _SAMPLE)).as_py() > min(len(array), _SAMPLE):
+        return array
+    return array.dictionary_encode()
 
 
 def final_arrays(stored: Stored | None, column: Column, count: int) -> tuple[pa.Array, pa.Array | None]:

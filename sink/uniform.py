@@ -43,6 +43,8 @@ _Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 _TYPES: Final[Mapping[type, Any]] = {int: _Int64 | None, float: float | None, str: str | None, bool: bool | None}
 _STORED: Final[Mapping[type, str]] = {int: "int64", float: "double", str: "string", bool: "bool"}
 
+_NUMPY: Final[Mapping[str, Any]] = {"int64": np.int64, "double": np.float64}
+
 Bools = npt.NDArray[np.bool_]
 Marks = npt.NDArray[np.int64]
 
@@ -122,13 +124,23 @@ class _Struct:
                 exact &= inner_exact & ((inner_marks > 0) | ~present)
                 continue
             kind = _STORED[member.kind]
-            array = pa.array(values, STORED_TYPES[kind])
+            array = _array(values, kind)
             fields[member.path] = (kind, array)
             each = 4 if member.kind is str else 2
             marks += each * _valid(array) if array.null_count else each
             if member.kind is float:
                 exact &= np.abs(_numbers(array)) < _EXACT
         return marks, exact
+
+
+def _array(values: list[Any], kind: str) -> pa.Array:
+    """As an Arrow array; numbers of which none is missing go the shorter way."""
+    if kind in _NUMPY:
+        try:
+            return pa.array(np.fromiter(values, _NUMPY[kind], len(values)))
+        except TypeError:  # there is a None among them
+            pass
+    return pa.array(values, STORED_TYPES[kind])
 
 
 @cache

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from appliance.commands.log_text import report_as_dict, report_lines, size_text, stats_as_dict, stats_lines
+from appliance.commands.log_text import report_as_dict, report_lines, stats_as_dict, stats_lines
 from appliance.commands.options import Config, DataDir
+from appliance.commands.progress import Progress
 from appliance.settings import load_settings
 from core.errors import BadRequestError
 from core.units import parse_duration_ms
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Look at the log's files: check them, print records, count.", no_args_is_help=True)
 
 FOUND: Final = 1
-_PROGRESS_S: Final = 0.2
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 
@@ -44,7 +44,7 @@ def check(data_dir: DataDir = None, config: Config = None, as_json: AsJson = Fal
     """Check everything on disk against everything else. Exit code 0: nothing found, 1: findings, 2: wrong usage."""
     from commitlog.check import check_log  # here, as below: no other command needs it
 
-    progress = _Progress()
+    progress = Progress("checking")
     report = check_log(_directory(config, data_dir), progress=progress)
     progress.clear()
     if as_json:
@@ -53,25 +53,6 @@ def check(data_dir: DataDir = None, config: Config = None, as_json: AsJson = Fal
         for line in report_lines(report):
             typer.echo(line)
     raise typer.Exit(0 if report.clean else FOUND)
-
-
-class _Progress:
-    """One line on a terminal that is written over; nothing elsewhere."""
-
-    def __init__(self) -> None:
-        self._wanted = sys.stderr.isatty()
-        self._next_s = 0.0
-
-    def __call__(self, done: int, total: int) -> None:
-        if self._wanted and time.monotonic() >= self._next_s:
-            self._next_s = time.monotonic() + _PROGRESS_S
-            share = 100 * done // total if total else 100
-            sys.stderr.write(f"\r\x1b[Kchecking: {size_text(done)} of {size_text(total)}, {share} %")
-            sys.stderr.flush()
-
-    def clear(self) -> None:
-        if self._wanted:
-            sys.stderr.write("\r\x1b[K")
 
 
 # -- dump

@@ -28,7 +28,12 @@ def topic(box: Appliance, name: str = "telemetry") -> dict[str, Any]:
 def test_a_small_log_stays_small_over_many_windows_and_the_lake_has_everything(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     most_bytes = 300 * KB
-    settings = ["retention.roll_interval=1s", f"retention.max_bytes={most_bytes}B", "log.partitions=2"]
+    settings = [
+        "retention.roll_interval=1s",
+        f"retention.max_bytes={most_bytes}B",
+        "log.partitions=2",
+        "sink.hold_back=0",
+    ]
     with appliance(tmp_path / "data", settings) as box:
         box.wait_ready()
         sizes: list[int] = []

@@ -176,20 +176,20 @@ class ParquetSink:
             storage=self._storage,
             cancel=cancel,
         )
+        path = self._plan_path(window)
         try:
             plan = staging.run(WindowRecords(window, reader, cancel))
+            self._storage.sync_dir(self._tmp)  # what the plan names has to be there when the plan is
+            self._storage.replace_text(path, self._tmp / path.name, to_json(plan))
         except Exception:
-            self._clear(staging)
+            self._clear([*staging.names, path.name])
             raise
-        path = self._plan_path(window)
-        self._storage.sync_dir(self._tmp)  # what the plan names has to be there when the plan is
-        self._storage.replace_text(path, self._tmp / path.name, to_json(plan))
         self._begun[plan.topic_id] = plan
         return plan
 
-    def _clear(self, staging: Staging) -> None:
-        """Remove what a failed attempt left: on a full disk it would be in its own way."""
-        for name in staging.names:
+    def _clear(self, names: Sequence[str]) -> None:
+        """Remove what a failed attempt left in `.tmp`: on a full disk it would be in its own way."""
+        for name in names:
             self._storage.remove(self._tmp / name)
 
     def _publish(self, file: PlannedFile) -> None:

@@ -50,10 +50,10 @@ class ParquetFileWriter:
     def _open(self, first: pa.Table) -> pq.ParquetWriter:
         """A writer that takes dictionaries where the first table has them."""
         fields = [_as_written(field, first.schema.field(field.name)) for field in self._schema]
-        schema = pa.schema(fields, self._notes)
+        schema = pa.schema(fields)
         deltas = [field.name for field in fields if field.type in _DELTAS]
         time = "ts" if "ts" in schema.names else "received_at"
-        return pq.ParquetWriter(
+        writer = pq.ParquetWriter(
             self._out,
             schema,
             store_schema=False,
@@ -68,6 +68,8 @@ class ParquetFileWriter:
                 schema, [("device", "ascending"), (time, "ascending")], null_placement="at_end"
             ),
         )
+        writer.add_key_value_metadata(self._notes)
+        return writer
 
 
 def _as_written(field: pa.Field, given: pa.Field) -> pa.Field:

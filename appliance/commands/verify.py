@@ -33,7 +33,7 @@ def verify(
     config: Config = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of text.")] = False,
 ) -> None:
-    """Check that every exported record is in the lake once, as it was. Exit code 0: it is, 1: findings, 2: wrong usage."""
+    """Check that every exported record is in the lake once, as it was. Exit code 0: it is, 1: findings, 2: usage."""
     from sink.verify import verify_lake  # here: no other command needs it
 
     directory = load_settings(config, data_dir).data_dir

@@ -174,7 +174,7 @@ class Box:
 
 
 def rewrite(path: Path, change: Any, *, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a file anew with its rows changed, as whoever opens it in a tool and saves it would; footers as they were."""
+    """Write a file anew with its rows changed, as whoever saves it from a tool would; footers as they were."""
     with pq.ParquetFile(path) as file:
         table = file.read()
     notes = dict(table.schema.metadata or {})

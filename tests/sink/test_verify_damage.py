@@ -190,7 +190,8 @@ def test_a_copy_beside_the_file_doubles_its_rows(box: Box) -> None:
     assert kinds(report) <= {"row-doubled", "file-contradiction"}
     doubled = [found for found in report.findings.kept if found.kind == "row-doubled"]
     assert {(found.partition, found.first) for found in doubled} == {(p, offset) for p, offset, _ in places(path)}
-    assert all({found.where, found.what.split(" and in ")[1]} == {box.where(path), box.where(copy)} for found in doubled)
+    both = {box.where(path), box.where(copy)}
+    assert all({found.where, found.what.split(" and in ")[1]} == both for found in doubled)
 
 
 def test_files_of_another_topic_id(box: Box, tmp_path: Path) -> None:
@@ -295,9 +296,7 @@ def _rows_of(box: Box, place: tuple[int, int, int]) -> list[int]:
 async def test_a_row_of_a_record_with_several(box: Box, which: str) -> None:
     path = box.largest()
     several = [place for place in _ordered(path) if len(_rows_of(box, place)) > 1]
-    place = next(
-        place for place in several if place[2] == (0 if which == "first" else max(_rows_of(box, place)))
-    )
+    place = next(place for place in several if place[2] == (0 if which == "first" else max(_rows_of(box, place))))
     index = _ordered(path).index(place)
     report = await forged(box, path, lambda table: pa.concat_tables([table.slice(0, index), table.slice(index + 1)]))
     found = only(report, "row-missing")

@@ -186,6 +186,23 @@ async def test_by_size_the_oldest_units_go_until_it_fits(tmp_path: Path) -> None
             assert [Path(path).stem for path in it.paths()] == ["0003", "0004", "0005"]
 
 
+async def test_only_the_closing_file_names_all_and_the_unit_is_as_old_as_the_newest(tmp_path: Path) -> None:
+    async with box(tmp_path, lake_max_age="7d") as it:
+        files = it.publish(0, 20, 12, quarantine=12, **{"headrace.files": None})
+        metadata = pq.read_metadata(it.lake / files[-1]).metadata
+        notes = {key.decode(): value.decode() for key, value in metadata.items() if key.startswith(b"headrace.")}
+        young = f"t/date={DAYS[2]}/0000-closing.parquet"
+        await it.exported(0)
+        it.put(young, {**notes, "headrace.files": json.dumps([*files, young])})
+        await it.keeper.look()
+        assert it.paths() == sorted([*files, young]), "young, or not known to be old"
+        (it.lake / young).unlink()
+        old = f"t/date={DAYS[12]}/0000-closing.parquet"
+        it.put(old, {**notes, "headrace.files": json.dumps([*files, old])})
+        await it.keeper.look()
+        assert it.paths() == []
+
+
 async def test_what_a_replay_set_aside_goes_with_its_unit(tmp_path: Path) -> None:
     async with box(tmp_path, lake_max_age="7d") as it:
         *_, quarantined = it.publish(0, 20, quarantine=20)

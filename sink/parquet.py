@@ -119,19 +119,21 @@ class ParquetSink:
             self._forget(plan)  # recorded, and whoever recorded it never heard of it
         return None
 
-    def write(self, window: ExportWindow, reader: LogReader, cancel: CancelFlag) -> Export:
+    def write(
+        self, window: ExportWindow, reader: LogReader, cancel: CancelFlag, *, notes: Sequence[str] = ()
+    ) -> Export:
         """Publish a window's files; see `Sink.write`."""
         self._check_there()
         recorded = self._recorded.get((window.topic_id, window.number))
         if recorded is not None and recorded.window == window:
-            return self._taken_over(recorded, cancel)
-        plan = self._resumed(window) or self._new_plan(window, reader, cancel)
+            return self._taken_over(recorded, cancel, notes)
+        plan = self._resumed(window) or self._new_plan(window, reader, cancel, notes)
         for file in plan.files:
             self._publish(file)
         self._sync_directories(plan)
         return _export(plan)
 
-    def _taken_over(self, recorded: Recorded, cancel: CancelFlag) -> Export:
+    def _taken_over(self, recorded: Recorded, cancel: CancelFlag, notes: Sequence[str]) -> Export:
         window = recorded.window
         if not recorded.whole:
             _log.error(
@@ -142,7 +144,7 @@ class ParquetSink:
                 where=str(self._lake),
                 mend="put its files back from a copy; `headrace verify` names them, or the offsets that are nowhere",
             )
-        return export_of(recorded, self._lake, cancel)
+        return export_of(recorded, self._lake, cancel, notes)
 
     def settle(self, window: ExportWindow) -> None:
         """Remove the plan of an exported window."""
@@ -212,7 +214,7 @@ class ParquetSink:
         places = (self._lake / file.path, self._tmp / file.staged)
         return any(place.is_file() and place.stat().st_size == file.size_bytes for place in places)
 
-    def _new_plan(self, window: ExportWindow, reader: LogReader, cancel: CancelFlag) -> Plan:
+    def _new_plan(self, window: ExportWindow, reader: LogReader, cancel: CancelFlag, notes: Sequence[str]) -> Plan:
         staging = Staging(
             window,
             self._reading_of(window.topic),
@@ -221,6 +223,7 @@ class ParquetSink:
             software=self._software,
             storage=self._storage,
             cancel=cancel,
+            doubles=notes,
         )
         path = self._plan_path(window)
         try:
@@ -290,4 +293,5 @@ def _export(plan: Plan) -> Export:
         lost=tuple(each for each in plan.missing if each.lost),
         left_out=tuple(each for each in plan.missing if not each.lost),
         clashes=plan.clashes,
+        notes=plan.doubles,
     )

@@ -21,7 +21,7 @@ the first window that is not; so mostly no file is opened.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 from commitlog.base import LogReader, TopicInfo
 from sink.base import CancelFlag, Export, ExportedFile, ExportWindow, Missing, RecordsFailedError
 from sink.lake import SUPERSEDED, LakeFile, LakeLook, Unit, published_paths, read_lake_file
-from sink.staging import file_crc32c
+from sink.staging import doubles_so_far, file_crc32c
 from sink.times import compact_utc
 
 
@@ -174,8 +174,8 @@ class LakeRecord:
         )
 
 
-def export_of(recorded: Recorded, lake: Path, cancel: CancelFlag) -> Export:
-    """What the files of a unit say of its export. Reads each of them once, for its checksum.
+def export_of(recorded: Recorded, lake: Path, cancel: CancelFlag, notes: Collection[str]) -> Export:
+    """What the files of a unit say of its export; `notes` are those of the one before. Reads each file, for its CRC.
 
     Raises OSError, pyarrow's errors for a file that went bad meanwhile, and ExportCancelledError.
     """
@@ -204,8 +204,13 @@ def export_of(recorded: Recorded, lake: Path, cancel: CancelFlag) -> Export:
         lost=tuple(each for each in missing if each.lost),
         left_out=tuple(each for each in missing if not each.lost),
         clashes=dict(sorted(clashes.items())),
+        notes=doubles_so_far(_doubles(recorded.files), notes),
         taken_over=True,
     )
+
+
+def _doubles(files: Sequence[LakeFile]) -> set[str]:
+    return {note.field for file in files for note in file.columns.values() if note.kind == "double"}
 
 
 def _reasons(lake: Path, file: LakeFile) -> Mapping[str, int]:

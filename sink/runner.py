@@ -189,7 +189,8 @@ class Runner:
         try:
             await self._forget_flush(info, turn)
             if turn.ahead is None:
-                turn.ahead = await self._look_ahead(reader, info, turn)
+                known = turn.committed.next_window if turn.recorded else None
+                turn.ahead = await self._in_thread(self._sink.unrecorded, info, known, reader)
             last = turn.committed.next_window - 1
             windows = await self._in_thread(reader.windows, info.name, after=last)
             for _ in range(WINDOWS_PER_TURN):
@@ -212,21 +213,6 @@ class Runner:
     def _close_sink(self) -> None:
         self._sink_open = False
         self._sink.close()
-
-    async def _look_ahead(self, reader: LogReader, info: TopicInfo, turn: _Turn) -> Sequence[ExportWindow]:
-        """What the sink has of a topic, and the tables do not know of."""
-        known = turn.committed.next_window if turn.recorded else None
-        ahead = await self._in_thread(self._sink.unrecorded, info, known, reader)
-        if ahead:
-            _log.warning(
-                "exports are not recorded",
-                what="the sink has them already, or has begun them: they are recorded, or finished, as they are",
-                topic=info.name,
-                windows=[ahead[0].first_number, ahead[-1].number],
-                exports=len(ahead),
-                recorded_to=known,
-            )
-        return ahead
 
     def _due(self, windows: Sequence[ClosedWindow], info: TopicInfo, turn: _Turn) -> ExportWindow | None:
         """What of a topic is to be exported now: windows of the log, up to what the sink has already, or that."""

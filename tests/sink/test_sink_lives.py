@@ -40,6 +40,7 @@ TOPICS: Final = ("telemetry", "mqtt")
 TABLES: Final = ("sink.parquet", "exports", "ledger")
 SMALL: Final = 80
 MAX_LIVES: Final = 300
+GROWING: Final = 12  # lives in which windows come and tables go
 HOUR_MS: Final = 3_600_000
 SEEDS: Final = int(os.environ.get("HEADRACE_SINK_SEEDS", "3"))
 
@@ -170,9 +171,9 @@ async def _lives(log: EmbeddedLog, data_dir: Path, rng: random.Random, *, grows:
     """Lives until one of them reaches the end; where they died. With `grows`, windows come and tables go in between."""
     died: Counter[str] = Counter()
     for number in range(MAX_LIVES):
-        if grows is not None and number < 12:
+        if grows is not None and number < GROWING:
             await grow(log, grows, rng, rng.randint(0, 3))
-        storage = FaultyStorage(die_at=rng.randint(1, 40), power_loss=rng.random() < 0.5)
+        storage = FaultyStorage(die_at=rng.randint(1, 80), power_loss=rng.random() < 0.5)
         if rng.random() < 0.3:
             storage.die_before(rng.choice(["before checkpoint", "after checkpoint"]), 1)
         try:
@@ -180,9 +181,9 @@ async def _lives(log: EmbeddedLog, data_dir: Path, rng: random.Random, *, grows:
         except Killed:
             died[storage.died_at] += 1
         else:
-            if grows is None or number >= 12:
+            if grows is None or number >= GROWING:
                 return died
-        if grows is not None and rng.random() < 0.3:
+        if grows is not None and number < GROWING and rng.random() < 0.3:
             await lose_tables(log)
             if rng.random() < 0.5:
                 for plan in (data_dir / "lake" / ".plans").glob("*.json"):

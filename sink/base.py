@@ -152,7 +152,8 @@ class Export:
 
     `records` counts the records read, `rows` the decoded rows, `quarantined` the records kept raw, by reason;
     `clashes` the values that went to a side column, by column. `lost` are offsets whose records the log no longer has,
-    `left_out` those that never belonged to a record.
+    `left_out` those that never belonged to a record. `notes` are handed to the next `write` of the topic (None: those
+    before them still are).
     """
 
     files: Sequence[ExportedFile] = ()
@@ -162,6 +163,7 @@ class Export:
     lost: Sequence[Missing] = ()
     left_out: Sequence[Missing] = ()
     clashes: Mapping[str, int] = field(default_factory=dict)
+    notes: Sequence[str] | None = None
 
 
 class Sink(Protocol):
@@ -187,8 +189,10 @@ class Sink(Protocol):
         """
         ...
 
-    def write(self, window: ExportWindow, reader: LogReader, cancel: CancelFlag) -> Export:
-        """Publish the rows of windows that have at least one offset.
+    def write(
+        self, window: ExportWindow, reader: LogReader, cancel: CancelFlag, *, notes: Sequence[str] = ()
+    ) -> Export:
+        """Publish the rows of windows that have at least one offset. `notes` are those of the topic's last export.
 
         Raises the errors above, or ExportCancelledError when `cancel` was set; then nothing half-written is visible.
         """

@@ -94,10 +94,12 @@ class ParquetSink:
             return None
         return None if plan is None else plan.number
 
-    def write(self, window: ExportWindow, reader: LogReader, cancel: CancelFlag) -> Export:
+    def write(
+        self, window: ExportWindow, reader: LogReader, cancel: CancelFlag, *, notes: Sequence[str] = ()
+    ) -> Export:
         """Publish a window's files; see `Sink.write`."""
         self._check_there()
-        plan = self._resumed(window) or self._new_plan(window, reader, cancel)
+        plan = self._resumed(window) or self._new_plan(window, reader, cancel, notes)
         for file in plan.files:
             self._publish(file)
         self._sync_directories(plan)
@@ -166,7 +168,7 @@ class ParquetSink:
         places = (self._lake / file.path, self._tmp / file.staged)
         return any(place.is_file() and place.stat().st_size == file.size_bytes for place in places)
 
-    def _new_plan(self, window: ExportWindow, reader: LogReader, cancel: CancelFlag) -> Plan:
+    def _new_plan(self, window: ExportWindow, reader: LogReader, cancel: CancelFlag, notes: Sequence[str]) -> Plan:
         staging = Staging(
             window,
             self._reading_of(window.topic),
@@ -175,6 +177,7 @@ class ParquetSink:
             software=self._software,
             storage=self._storage,
             cancel=cancel,
+            doubles=notes,
         )
         path = self._plan_path(window)
         try:
@@ -225,4 +228,5 @@ def _export(plan: Plan) -> Export:
         lost=tuple(each for each in plan.missing if each.lost),
         left_out=tuple(each for each in plan.missing if not each.lost),
         clashes=plan.clashes,
+        notes=plan.doubles,
     )

@@ -61,6 +61,8 @@ class Plan:
     quarantined: Mapping[str, int]
     clashes: Mapping[str, int]
     missing: tuple[Missing, ...]
+    doubles: tuple[str, ...] = ()
+    """Fields of the topic that are columns of doubles from now on, whatever a later window has of them."""
 
     def is_for(self, window: ExportWindow) -> bool:
         """Whether this plan was made for exactly these offsets."""

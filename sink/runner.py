@@ -220,9 +220,9 @@ class Runner:
         skipped = tuple(unseen(turn.committed, window))
         export = Export()
         if window.span:
-            export = await self._in_thread(self._sink.write, window, reader, self._cancel)
+            export = await self._in_thread(self._sink.write, window, reader, self._cancel, notes=turn.committed.notes)
         export = replace(export, lost=(*skipped, *export.lost))
-        reached = after(turn.committed, window)
+        reached = after(turn.committed, window, export.notes)
         now_ms = self._clock.time_ms()
         recorded = export if window.span or skipped else None
         changes = checkpoint(self._sink.name, window, recorded, reached, self._ledger, now_ms)

@@ -24,9 +24,11 @@ BUSY = (
     "log.checkpoint_interval=500ms",
     "sink.small_window_records=0",
 )
-PLACES = "SELECT _partition, _offset, _row FROM telemetry UNION ALL SELECT _partition, _offset, _row FROM telemetry_quarantine"
+PLACES = """SELECT _partition, _offset, _row FROM telemetry
+    UNION ALL SELECT _partition, _offset, _row FROM telemetry_quarantine"""
 COUNTS = f"""SELECT _partition AS p, count(*) AS n, count(DISTINCT (_offset, _row)) AS different,
-    min(_offset) AS low, max(_offset) + 1 AS high, count(DISTINCT _offset) AS offsets FROM ({PLACES}) GROUP BY p ORDER BY p"""
+    min(_offset) AS low, max(_offset) + 1 AS high, count(DISTINCT _offset) AS offsets
+    FROM ({PLACES}) GROUP BY p ORDER BY p"""
 
 
 @contextmanager
@@ -102,12 +104,6 @@ def test_beside_an_appliance_that_exports_and_after_a_kill(tmp_path: Path) -> No
         telemetry = next(topic for topic in shown["topics"] if topic["topic"] == "telemetry")
         assert telemetry["committed"] == telemetry["in_files"] + telemetry["left_out"]
         assert telemetry["rows"] == after
-        assert (
-            none_missing_none_twice(
-                query(data, "SELECT 0 AS p, 0 AS n, 0 AS different, 0 AS low, 0 AS high, 0 AS offsets")
-            )
-            == 0
-        )
         _formats(box, tmp_path)
         assert box.stop() == 0
     text = subprocess.run([HEADRACE, "verify", "--data-dir", str(data)], capture_output=True, timeout=60, check=False)

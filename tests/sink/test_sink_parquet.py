@@ -49,11 +49,12 @@ def make_sink(lake: Path, **options: Any) -> ParquetSink:
 
 def export(lake: Path, log: FakeLog, topic: str = "telemetry", **options: Any) -> Export:
     """Close the open window of a topic and write it."""
+    notes = options.pop("notes", ())
     sink = make_sink(lake, **options)
     sink.open({})
     try:
         window = joined([log.close_window(topic)])
-        done = sink.write(window, log, CancelFlag())
+        done = sink.write(window, log, CancelFlag(), notes=notes)
         sink.settle(window)
         return done
     finally:
@@ -217,6 +218,19 @@ def test_fields_beyond_the_limit_go_to_one_column(
     rows = lake_rows(tmp_path)
     assert [row["f0"] for row in rows] == [0, None, None, None]
     assert [row["_more"] for row in rows] == [None, '{"f1":1}', '{"f2":2}', '{"f3":3}']
+
+
+def test_a_column_that_was_of_doubles_stays_one(tmp_path: Path, log: FakeLog) -> None:
+    log.put({"temp": 21.5, "n": 1})
+    first = export(tmp_path, log)
+    assert first.notes == ("temp",)
+    log.put({"temp": 22, "n": 2})
+    second = export(tmp_path, log, notes=first.notes)
+    types = [pq.read_schema(tmp_path / done.files[0].path).field("temp").type for done in (first, second)]
+    assert types == [pa.float64(), pa.float64()]
+    assert pq.read_schema(tmp_path / second.files[0].path).field("n").type == pa.int64()
+    log.put({"n": 3})
+    assert export(tmp_path, log, notes=second.notes).notes == ("temp",)
 
 
 def test_metadata_and_types_are_what_the_docs_say(tmp_path: Path, log: FakeLog) -> None:

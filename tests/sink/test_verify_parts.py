@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from pathlib import Path
@@ -34,7 +35,7 @@ def numbers(ranges: list[Range]) -> set[int]:
 def test_ranges_are_sets(one: list[Range], other: list[Range]) -> None:
     a, b = union(one), union(other)
     assert numbers(a) == numbers(one)
-    assert all(x[1] < y[0] for x, y in zip(a, a[1:], strict=False))
+    assert all(x[1] < y[0] for x, y in itertools.pairwise(a))
     assert numbers(without(a, b)) == numbers(a) - numbers(b)
     assert numbers(common(a, b)) == numbers(a) & numbers(b)
     assert size(a) == len(numbers(a))

@@ -20,6 +20,7 @@ record (`sink.decode`), which alone says what a payload means. So this way must 
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ GROUP: Final = 64  # payloads between two of the numbers that keep them apart
 LEARN_FROM: Final = 16  # payloads of a chunk that went the plain way
 _EXACT: Final = float(2**53)
 _QUOTE: Final = ord('"')
+_NO_MEMBER: Final = re.compile(r'["\\\x00-\x1f]')  # names that JSON escapes are none that a struct can have
 
 _Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 _TYPES: Final[Mapping[type, Any]] = {int: _Int64 | None, float: float | None, str: str | None, bool: bool | None}
@@ -59,6 +61,8 @@ class Shape(dict[str, Any]):
         """Make room for a payload's fields; whether that changed anything."""
         changed = False
         for name, value in decoded.items():
+            if _NO_MEMBER.search(name):
+                continue
             kind, known = type(value), self.get(name)
             if kind is dict:
                 changed |= self._widen_nested(name, value, depth)

@@ -135,3 +135,15 @@ def test_what_is_refused_makes_no_column_wider() -> None:
         ("a", "int64"),
         ("b", "int64"),
     ]
+
+
+@pytest.mark.parametrize("name", ['a"', "a\\", "a\n", "\x00", "", "\x7f", "\u2028", "\U0001f600", "a.b", "a'b", "f0"])
+@pytest.mark.parametrize("nested", [False, True])
+def test_any_name_is_read(name: str, nested: bool) -> None:
+    members: Any = {name: 1, "b": 2}
+    text = json.dumps({"m": members} if nested else members).encode()
+    decoding = Decoding(json_reading(Skew()))
+    prefix = "m." if nested else ""
+    expected = {prefix + name: "1.0", f"{prefix}b": "2.0"}
+    assert [fields for *_, fields in quick(decoding, chunk_of([text] * 20, 0))] == [expected] * 20
+    assert not decoding.refused

@@ -226,7 +226,8 @@ def conforming(schema: Schema, found: Uniform, timestamp_field: str) -> Bools:
         if kind != column.type and not (column.type == "double" and kind == "int64"):
             good &= _nulls(array)
         elif kind != column.type:
-            good &= _nulls(array) | (np.abs(array.fill_null(0).to_numpy()) <= EXACT)
+            numbers = array.fill_null(0).to_numpy()
+            good &= (numbers >= -EXACT) & (numbers <= EXACT)
         if column.required:
             good &= ~_nulls(array)
     known = schema.names | {timestamp_field}

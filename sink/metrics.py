@@ -12,6 +12,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from sink.base import Export
+from sink.troubles import TROUBLES_NAME, Troubles
 
 _log: Final = structlog.get_logger("headrace.sink")
 
@@ -19,10 +20,11 @@ WRITE_INTERVAL_S: Final = 5.0  # how old the file may get while nothing is expor
 
 
 class SinkMetrics:
-    """Counts since this process started. `changed` is set whenever there is something new to write."""
+    """Counts since this process started, and what fails now. `changed` is set when there is something new to write."""
 
     def __init__(self) -> None:
         self.changed = asyncio.Event()
+        self.troubles = Troubles()
         registry = self._registry = CollectorRegistry()
 
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -34,6 +36,7 @@ class SinkMetrics:
         self._files = counter("files", "Files published.", "topic")
         self._bytes = counter("bytes", "Bytes of published files.", "topic")
         self._clashes = counter("clashes", "Values that went to a side column.", "topic")
+        self._taken_over = counter("taken_over", "Exports found in the lake and recorded as they stood.", "topic")
         self._lost = counter("lost_records", "Offsets listed as lost.", "topic")
         self._failures = counter("failures", "Failed attempts, by kind of error.", "kind")
         self._last = Gauge(
@@ -44,7 +47,12 @@ class SinkMetrics:
         )
 
     def exported(self, topic: str, export: Export, now_ms: int) -> None:
-        """Count a window whose checkpoint is durable."""
+        """Count a window whose checkpoint is durable; one that was only recorded has been counted when it was made."""
+        self.changed.set()
+        self.troubles.clear(topic)
+        if export.taken_over:
+            self._taken_over.labels(topic).inc()
+            return
         self._windows.labels(topic).inc()
         self._rows.labels(topic).inc(export.rows)
         self._files.labels(topic).inc(len(export.files))
@@ -54,7 +62,6 @@ class SinkMetrics:
         for reason, count in export.quarantined.items():
             self._quarantined.labels(topic, reason).inc(count)
         self._last.labels(topic).set(now_ms / 1000)
-        self.changed.set()
 
     def failed(self, kind: str) -> None:
         """Count a failed attempt; `kind` is an error code."""
@@ -88,6 +95,7 @@ async def keep_written(metrics: SinkMetrics, path: Path, interval_s: float) -> N
         metrics.changed.clear()
         try:
             write_metrics(metrics, path)
+            metrics.troubles.write(path.with_name(TROUBLES_NAME))
         except OSError as error:
             _log.warning("metrics not written", what=str(error), where=str(path), mend="is there space?")
             await asyncio.sleep(interval_s)

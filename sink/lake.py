@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core.errors import DataDirError
+from sink.columns import TYPES
 from sink.plan import topic_folder
 from sink.times import day_number
 
@@ -306,7 +307,12 @@ def _contradiction(file: LakeFile, footer_rows: int, schema: pa.Schema) -> str:
         return f"its offsets are no ranges: {dict(file.offsets)}"
     if file.files and file.path not in file.files:
         return "it names the files of its export, and not itself"
-    for name, kind in _OURS[file.kind].items():
+    wanted = dict(_OURS[file.kind])
+    for name, note in file.columns.items():
+        wanted[name] = TYPES.get(note.kind, pa.null())
+        if note.other is not None:
+            wanted[note.other] = pa.string()
+    for name, kind in wanted.items():
         index = schema.get_field_index(name)
         if index < 0 or schema.field(index).type != kind:
             return f"it has no column {name} of type {kind}"

@@ -153,6 +153,7 @@ class Runner:
             self._failed(self._whole, error, "the sink cannot start")
             return False
         self._whole.failures = 0
+        self._metrics.troubles.clear("")
         moved = False
         for info in topics.values():
             if stop.is_set():
@@ -289,6 +290,7 @@ class Runner:
         turn.failures += 1
         pause_s = self._pauses.after(error, turn.failures)
         turn.due_ms = self._clock.monotonic_ms() + round(pause_s * 1000)
+        self._metrics.troubles.note(str(facts.get("topic", "")), error, turn.failures, self._clock.time_ms())
         facts = {**facts, "failures": turn.failures, "retry_in_s": pause_s}
         if isinstance(error, HeadraceError):
             self._metrics.failed(error.code)

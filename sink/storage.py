@@ -11,10 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final
-
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
+from typing import Any, BinaryIO, Final
 
 SYNC_BYTES: Final = 4 << 20  # some ten milliseconds of a hard disk's time
 
@@ -30,7 +27,7 @@ class SteadilySynced(io.BufferedWriter):
         super().__init__(io.FileIO(path, "wb"), buffer_size=1 << 18)
         self._unsynced = 0
 
-    def write(self, data: ReadableBuffer, /) -> int:
+    def write(self, data: Any, /) -> int:
         """Write, and sync what has come together."""
         written = super().write(data)
         self._unsynced += written

@@ -36,7 +36,7 @@ from sink.base import (
 )
 from sink.holding import Holding
 from sink.metrics import SinkMetrics
-from sink.progress import after, checkpoint, ledger_entry, unseen
+from sink.progress import EXPORTS_TABLE, after, checkpoint, ledger_entry, restored, unseen
 from sink.requests import REQUESTS_TABLE, flush_done, flushes
 
 _log: Final = structlog.get_logger("headrace.sink")
@@ -169,7 +169,7 @@ class Runner:
             for topic_id, row in rows.items():
                 turn = self._turns.setdefault(topic_id, _Turn())
                 turn.committed, turn.recorded = committed_from_row(row), True
-            self._ledger = Ledger(await self._log.rows(LEDGER_TABLE))
+            self._ledger = await self._whole_ledger()
             self._loaded = True
         if not self._sink_open:
             done = {topic_id: turn.committed.next_window for topic_id, turn in self._turns.items()}
@@ -179,6 +179,15 @@ class Runner:
         if self._reader is None:
             self._reader = await self._in_thread(self._open_reader)
         return self._reader
+
+    async def _whole_ledger(self) -> Ledger:
+        """The ledger, with what the rows of `exports` say of it should it be lost."""
+        ledger = Ledger(await self._log.rows(LEDGER_TABLE))
+        changes = list(restored(await self._log.rows(EXPORTS_TABLE), ledger))
+        if changes:
+            _log.warning("the ledger is mended", what="it did not have what exports list as lost", entries=len(changes))
+            await self._log.append([], changes)
+        return ledger
 
     def _open_sink(self, done: Mapping[str, int]) -> None:
         self._sink.open(done)

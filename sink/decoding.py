@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from sink.batches import RowBatch, Stored, stored_fields
 from sink.chunks import Chunk, Int64s
 from sink.columns import MAX_FIELDS, FieldCounts
-from sink.decode import RawDecoder, Refused, Row
+from sink.decode import DEFAULT_FIELD, PayloadIs, RawDecoder, Refused, Row
 from sink.kinds import BOOL, EXACT, FLOAT, INT, STRING, WIDE
 from sink.reading import Reading
 from sink.schema import Schema
@@ -48,6 +48,9 @@ class RefusedRow:
     payload: bytes | None
     reason: str
     detail: str
+    payload_is: PayloadIs = "record"
+    field: str | None = None
+    """The field that a scalar payload is, where the record names another than `DEFAULT_FIELD`."""
 
 
 class Decoding:
@@ -207,7 +210,14 @@ def _refused_row(chunk: Chunk, index: int, refused: Refused) -> RefusedRow:
         payload=refused.payload,
         reason=refused.reason,
         detail=refused.detail,
+        payload_is=refused.payload_is,
+        field=named_field(chunk.field_of(index)),
     )
+
+
+def named_field(field: str) -> str | None:
+    """A scalar's field as quarantine keeps it: nothing for the usual one."""
+    return None if field == DEFAULT_FIELD else field
 
 
 def conforming(schema: Schema, found: Uniform, timestamp_field: str) -> Bools:

@@ -42,10 +42,15 @@ _TIME: Final = pa.timestamp("us", tz="UTC")
 _OURS: Final[Mapping[str, Mapping[str, pa.DataType]]] = {
     "rows": {"device": pa.string(), "ts": _TIME, "received_at": _TIME, "_topic": pa.string(), **_PLACE},
     "quarantine": {
-        **{"device": pa.string(), "received_at": _TIME, "payload": pa.binary(), "reason": pa.string()},
-        **{"detail": pa.string(), "_topic": pa.string(), **_PLACE},
+        **{"device": pa.string(), "received_at": _TIME, "payload": pa.binary(), "payload_is": pa.string()},
+        **{"field": pa.string(), "reason": pa.string(), "detail": pa.string(), "_topic": pa.string(), **_PLACE},
     },
 }
+OWN_TEXTS: Final[Mapping[FileKind, Sequence[str]]] = {
+    "rows": ("device", "_topic"),
+    "quarantine": ("device", "_topic", "reason", "detail", "payload", "payload_is", "field"),
+}
+"""Our columns beside times and places."""
 
 
 class ColumnNote(msgspec.Struct, frozen=True):

@@ -122,6 +122,8 @@ def test_what_is_not_json_is_quarantined_whole(tmp_path: Path, log: FakeLog) -> 
         "device",
         "received_at",
         "payload",
+        "payload_is",
+        "field",
         "reason",
         "detail",
         "_topic",

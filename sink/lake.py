@@ -306,6 +306,9 @@ def _contradiction(file: LakeFile, footer_rows: int, schema: pa.Schema) -> str:
         index = schema.get_field_index(name)
         if index < 0 or schema.field(index).type != kind:
             return f"it has no column {name} of type {kind}"
+    for name, note in file.columns.items():
+        if any(wanted not in schema.names for wanted in (name, note.other) if wanted is not None):
+            return f"it says that it has a column {name}, and has not, or not what stands beside it"
     return ""
 
 

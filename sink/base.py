@@ -55,6 +55,12 @@ class RecordsFailedError(SinkError):
     code = "sink.records-failed"
 
 
+class ReplayRefusedError(SinkError):
+    """A replay that cannot be carried out as it was asked for; trying again will not help."""
+
+    code = "sink.replay-refused"
+
+
 class ExportCancelledError(Exception):
     """The appliance is stopping; the window stays unexported and is taken up again at the next start."""
 
@@ -162,6 +168,44 @@ class Export:
     lost: Sequence[Missing] = ()
     left_out: Sequence[Missing] = ()
     clashes: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """What became of a quarantine file that was read again.
+
+    `path` is the file, `number` the last window of its unit. `before` counts its rows by reason, `quarantined` those that
+    are still refused, `rows` the decoded ones. Without any of these the file stays as it is, and `files` are none.
+    """
+
+    path: str
+    topic: str
+    topic_id: str
+    number: int
+    files: Sequence[ExportedFile] = ()
+    rows: int = 0
+    before: Mapping[str, int] = field(default_factory=dict)
+    quarantined: Mapping[str, int] = field(default_factory=dict)
+    clashes: Mapping[str, int] = field(default_factory=dict)
+
+
+class Replayer(Protocol):
+    """A sink that can read again what it put into quarantine. Called from the sink's thread, while it is open."""
+
+    def replays_begun(self) -> Sequence[str]:
+        """The files whose replay has been begun and not settled, by an earlier process or this one."""
+        ...
+
+    def replay(self, path: str, progress: Mapping[str, int], cancel: CancelFlag) -> Replay:
+        """Publish what a quarantine file's records have become, beside it. May be called any number of times.
+
+        `progress` is as in `Sink.open`. Raises ReplayRefusedError, and what `Sink.write` raises.
+        """
+        ...
+
+    def settle_replay(self, path: str) -> None:
+        """The replay is recorded: take the file away from where readers look, and drop what was kept for a retry."""
+        ...
 
 
 class Sink(Protocol):

@@ -82,6 +82,8 @@ class Decoder(Protocol):
 
     version: ClassVar[str]
     """Name and version, as in plans and file metadata."""
+    has_parts: ClassVar[bool]
+    """Whether a record may be several rows."""
 
     def decode(self, value: bytes | None, field: str, received_us: int) -> Decoded:
         """Rows of a payload, and what is refused of it; `field` names what is no object. Never raises."""
@@ -96,6 +98,7 @@ class RawDecoder:
     """The payload as it is, in one binary column; the event time is the time received."""
 
     version: ClassVar[str] = "raw/1"
+    has_parts: ClassVar[bool] = False
 
     def decode(self, value: bytes | None, field: str, received_us: int) -> Decoded:
         """See `Decoder.decode`."""
@@ -110,6 +113,7 @@ class JsonDecoder:
     """JSON (RFC 8259) into rows, by the rules above."""
 
     version: ClassVar[str] = "json/2"
+    has_parts: ClassVar[bool] = True
 
     def __init__(
         self,

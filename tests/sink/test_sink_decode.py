@@ -147,9 +147,7 @@ ENVELOPES = [
 
 
 @pytest.mark.parametrize(("payload", "good", "bad"), ENVELOPES, ids=lambda value: repr(value)[:40])
-def test_what_is_refused_of_an_envelope_keeps_all_of_it_once(
-    payload: bytes, good: list[Any], bad: list[int]
-) -> None:
+def test_what_is_refused_of_an_envelope_keeps_all_of_it_once(payload: bytes, good: list[Any], bad: list[int]) -> None:
     decoded = decode(payload)
     assert rows(decoded) == good
     first, *others = [(one.row, one.payload, one.payload_is) for one in decoded.refused]

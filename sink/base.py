@@ -174,8 +174,8 @@ class Export:
 class Replay:
     """What became of a quarantine file that was read again.
 
-    `path` is the file, `number` the last window of its unit. `before` counts its rows by reason, `quarantined` those that
-    are still refused, `rows` the decoded ones. Without any of these the file stays as it is, and `files` are none.
+    `path` is the file, `number` the last window of its unit. `before` counts its rows by reason, `quarantined` those
+    that are still refused, `rows` the decoded ones. Without any of these the file stays as it is, and `files` are none.
     """
 
     path: str

@@ -47,9 +47,9 @@ _REMEMBERED: Final = 65_536  # texts kept decoded (devices, MQTT topics); beyond
 
 
 PayloadIs = Literal["record", "part", "envelope", "elsewhere"]
-"""What a refused row's payload is. `record`: the record is refused as a whole, and this is it. `part`: an element or line
-is, and these are its own bytes. `envelope`: an element is, and this is the whole record, as the envelope belongs to its
-row. `elsewhere`: likewise, and the record stands in its first refused row; there is no payload here."""
+"""What a refused row's payload is. `record`: the record is refused as a whole, and this is it. `part`: an element or
+line is, and these are its own bytes. `envelope`: an element is, and this is the whole record, as the envelope belongs
+to its row. `elsewhere`: likewise, and the record stands in its first refused row; there is no payload here."""
 
 
 class Row(msgspec.Struct, frozen=True, gc=False):

@@ -132,11 +132,14 @@ class Unit:
 
 @dataclass(slots=True, kw_only=True)
 class LakeLook:
-    """What a look at a lake found. `superseded` are quarantine files that a replay has replaced, by relative path."""
+    """What a look at a lake found. `superseded` are quarantine files that a replay has replaced, by relative path, and
+    `replaced` what their footers say where these can be read.
+    """
 
     files: list[LakeFile] = field(default_factory=list)
     bad: list[BadFile] = field(default_factory=list)
     superseded: list[str] = field(default_factory=list)
+    replaced: list[LakeFile] = field(default_factory=list)
 
     def units(self) -> list[Unit]:
         """The files by unit, in the order of topic id and window."""
@@ -175,7 +178,11 @@ def look_at_lake(lake: Path, topic: str | None = None) -> LakeLook:
                 look.files.append(replace(found, columns_text=columns, declared_text=declared))  # each text once
             elif found is not None:
                 look.bad.append(found)
-        look.superseded = sorted(_parquet_below(lake / SUPERSEDED))
+        look.superseded = sorted(_superseded(lake, topic))
+        for path in look.superseded:
+            found = read_lake_file(lake / SUPERSEDED, path)
+            if isinstance(found, LakeFile):
+                look.replaced.append(found)
     except OSError as error:
         raise DataDirError(
             f"the lake cannot be read ({error.strerror or error})",
@@ -197,6 +204,15 @@ def published_paths(lake: Path, topic: str | None = None) -> Iterator[str]:
                     yield str(root / name / path)
 
 
+def _superseded(lake: Path, topic: str | None) -> Iterator[str]:
+    """Where files that were replaced stood, of one topic or of all."""
+    root = lake / SUPERSEDED / QUARANTINE
+    for name in _names(root):
+        if topic is None or name == topic_folder(topic):
+            for path in _parquet_below(root / name):
+                yield str(PurePosixPath(QUARANTINE) / name / path)
+
+
 def _names(directory: Path) -> list[str]:
     """The folders in a directory; none where it is not there."""
     try:
@@ -208,7 +224,7 @@ def _names(directory: Path) -> list[str]:
 def _parquet_below(directory: Path) -> Iterator[str]:
     """Paths of Parquet files at any depth below a directory; folders that are hidden from readers are left out."""
     for at, folders, names in os.walk(directory, onerror=_unless_gone):
-        folders[:] = [name for name in folders if name[0] not in "._" or directory.name == SUPERSEDED]
+        folders[:] = [name for name in folders if name[0] not in "._"]
         for name in names:
             if name.endswith(SUFFIX) and name[0] not in "._":
                 yield str((Path(at) / name).relative_to(directory))

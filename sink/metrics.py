@@ -36,6 +36,8 @@ class SinkMetrics:
         self._clashes = counter("clashes", "Values that went to a side column.", "topic")
         self._lost = counter("lost_records", "Offsets listed as lost.", "topic")
         self._failures = counter("failures", "Failed attempts, by kind of error.", "kind")
+        self._replays = counter("replays", "Quarantine files read again, by outcome.", "topic", "outcome")
+        self._replayed = counter("replayed_rows", "Rows that replays made of quarantine.", "topic")
         self._last = Gauge(
             "headrace_sink_last_export_timestamp_seconds",
             "Wall-clock time of the last checkpoint.",
@@ -54,6 +56,12 @@ class SinkMetrics:
         for reason, count in export.quarantined.items():
             self._quarantined.labels(topic, reason).inc(count)
         self._last.labels(topic).set(now_ms / 1000)
+        self.changed.set()
+
+    def replayed(self, topic: str, outcome: str, rows: int) -> None:
+        """Count a replay that is recorded; `outcome` as in table `sink.replayed`."""
+        self._replays.labels(topic, outcome).inc()
+        self._replayed.labels(topic).inc(rows)
         self.changed.set()
 
     def failed(self, kind: str) -> None:

@@ -16,7 +16,7 @@ import duckdb
 from commitlog.base import ClosedWindow, Gap, Header, Position, Slice, TableChange, TopicInfo, Watermark, WriterState
 from core.clock import SystemClock
 from core.errors import UnavailableError
-from sink.base import Sink
+from sink.base import Replayer, Sink
 from sink.metrics import SinkMetrics
 from sink.runner import Pauses, Runner
 from sink.storage import Storage
@@ -239,7 +239,14 @@ class FaultyStorage(Storage):
         return held
 
 
-def quick_runner(sink: Sink, log: FakeLog, *, metrics: SinkMetrics | None = None, **pauses: float) -> Runner:
+def quick_runner(
+    sink: Sink,
+    log: FakeLog,
+    *,
+    metrics: SinkMetrics | None = None,
+    replayer: Replayer | None = None,
+    **pauses: float,
+) -> Runner:
     """A runner that does not dawdle."""
     waits = {"retry_max_s": 0.002, "first_s": 0.001, "wait_s": 0.001, "poll_s": 0.001, **pauses}
     return Runner(
@@ -249,6 +256,7 @@ def quick_runner(sink: Sink, log: FakeLog, *, metrics: SinkMetrics | None = None
         clock=SystemClock(),
         metrics=metrics or SinkMetrics(),
         pauses=Pauses(**waits),
+        replayer=replayer,
     )
 
 

@@ -7,14 +7,19 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
 
 import structlog
 
 from appliance.process import READY_LINE
 
 _log = structlog.get_logger("headrace.supervisor")
+
+LARGE_PAGES: Final[Mapping[str, str]] = {"MIMALLOC_ALLOW_LARGE_OS_PAGES": "1"}
+"""Lets Arrow's allocator ask for 2 MB pages: a sink fills hundreds of megabytes at once, and to be given them in pages
+of 4 KB took an eighth of the time of an export."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,12 +34,15 @@ class ChildSpec:
     command: Sequence[str]
     keeps_log: bool = False
     holds_lock: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables that it has besides ours; ours stand before them."""
 
 
 def module_spec(name: str, *, keeps_log: bool = False, holds_lock: bool = False) -> ChildSpec:
     """The child `appliance.<name>`. With -P, so that a folder of a like name where the user stands is not imported."""
     command = (sys.executable, "-P", "-m", f"appliance.{name}")
-    return ChildSpec(name=name, command=command, keeps_log=keeps_log, holds_lock=holds_lock)
+    environment = LARGE_PAGES if name == "sink" else {}
+    return ChildSpec(name=name, command=command, keeps_log=keeps_log, holds_lock=holds_lock, environment=environment)
 
 
 class ChildProcess:
@@ -102,6 +110,7 @@ async def start_child(
             *spec.command,
             settings_path,
             *options,
+            env={**spec.environment, **os.environ},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output_fd,
             stderr=output_fd,

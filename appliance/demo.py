@@ -44,7 +44,8 @@ from core.ports import read_ports
 from devices.simulator.report import FleetReport
 from sink.progress import EXPORTS_TABLE
 
-SHORT_WINDOWS: Final = "retention.roll_interval=15s"
+SHORT_WINDOWS: Final = ("retention.roll_interval=15s", "sink.hold_back=0")
+"""Somebody is watching: windows close soon, and none is held back, however little is in it."""
 SHOW_INTERVAL_S: Final = 1.0
 POLL_S: Final = 0.1
 PORTS_PATIENCE_S: Final = 30.0  # the console loads its libraries on a slow board
@@ -65,8 +66,9 @@ def run_demo(
 
     Raises PortTakenError, DataDirError or ConfigError before anything has started.
     """
-    asked = any(override.partition("=")[0].strip() == SHORT_WINDOWS.partition("=")[0] for override in overrides)
-    settings = load_settings(config, data_dir, (*overrides, *(() if asked else (SHORT_WINDOWS,))))
+    given = {override.partition("=")[0].strip() for override in overrides}
+    ours = [setting for setting in SHORT_WINDOWS if setting.partition("=")[0] not in given]
+    settings = load_settings(config, data_dir, (*overrides, *ours))
     check_settings(settings)
     check_ports(settings)
     held = open_for(settings)

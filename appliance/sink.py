@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Final
@@ -25,6 +26,7 @@ from sink.schema import Schema
 from sink.staging import Limits
 from sink.times import Skew
 
+NICENESS: Final = 10  # whoever publishes comes first: an export can wait, and takes a whole processor while it works
 _RAW_TOPICS: Final = frozenset({"mqtt"})  # what no route matched: nobody said that these payloads are JSON
 
 
@@ -70,7 +72,6 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     tasks: set[asyncio.Task[None]] = set()
     path = settings.data_dir / "run" / "sink.prom"
     writing = background(keep_written(metrics, path, WRITE_INTERVAL_S), "sink-metrics", tasks)
-    collect_seldom()
     announce_ready()
     try:
         await runner.run(stop)
@@ -80,4 +81,6 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
 
 
 if __name__ == "__main__":
+    os.nice(NICENESS)
+    collect_seldom()
     child_main("sink", run)

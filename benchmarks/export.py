@@ -32,6 +32,7 @@ from typing import Any, Final
 import duckdb
 import pyarrow
 
+from appliance.child import LARGE_PAGES
 from benchmarks import measure
 from benchmarks.export_load import START_MS, Mix, MovingClock, fill, open_log, readings
 from benchmarks.export_report import (
@@ -139,7 +140,9 @@ async def _child(words: Sequence[str], threads: int, patience_s: float) -> dict[
     os.sched_setaffinity(0, sorted(every)[-threads:])  # of this thread, and so of the process that it starts
     try:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "benchmarks.export_child", *words), stdout=asyncio.subprocess.PIPE
+            *(sys.executable, "-m", "benchmarks.export_child", *words),
+            stdout=asyncio.subprocess.PIPE,
+            env={**LARGE_PAGES, **os.environ},  # as the supervisor starts the sink; DuckDB's allocator is another
         )
     finally:
         os.sched_setaffinity(0, every)

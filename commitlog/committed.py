@@ -1,13 +1,13 @@
 """Committed offsets: how far a consumer that keeps its place in the log has come, as rows of a state table.
 
 Table `sink.<name>`, one row a topic, by topic id: `{topic, next_window, offsets: {partition: next offset},
-exported_at_ms}`. A sink writes its row in the commit that records what became of a window; retention, which must not
-delete what a sink still needs, and `headrace verify`, which must not look beyond it, read it.
+exported_at_ms, notes}`. A sink writes its row in the commit that records what became of a window; retention, which must
+not delete what a sink still needs, and `headrace verify`, which must not look beyond it, read it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,8 @@ class Committed:
 
     next_window: int = 0
     offsets: Mapping[int, int] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    """What the sink wants to know of the topic at its next export; for the sink alone."""
 
     def offset(self, partition: int) -> int:
         """The first offset of a partition that is not exported."""
@@ -36,6 +38,7 @@ def committed_row(topic: str, committed: Committed, now_ms: int) -> dict[str, An
         "next_window": committed.next_window,
         "offsets": {str(partition): following for partition, following in sorted(committed.offsets.items())},
         "exported_at_ms": now_ms,
+        "notes": list(committed.notes),
     }
 
 
@@ -44,4 +47,5 @@ def committed_from_row(row: Mapping[str, Any]) -> Committed:
     return Committed(
         next_window=row["next_window"],
         offsets={int(partition): following for partition, following in row["offsets"].items()},
+        notes=tuple(row.get("notes", ())),
     )

@@ -91,9 +91,15 @@ class DiskWatch:
         self._become(pressure_after(self.pressure, used_bytes=used_bytes, marks=marks), self.last)
 
     def tried(self, *, found: bool) -> None:
-        """Something was to go: was there anything that may?"""
-        if self.last is not None:
-            self._become(DiskPressure.OVER if found else DiskPressure.STUCK, self.last)
+        """Something was to go: was there anything that may?
+
+        Where there was not, and what went has brought it below the high mark, that is good enough.
+        """
+        last = self.last
+        if last is None:
+            return
+        nothing = DiskPressure.STUCK if last.used_bytes >= last.marks.high_bytes else DiskPressure.OK
+        self._become(DiskPressure.OVER if found else nothing, last)
 
     def _marks(self, usage: Usage, needed_bytes: int) -> Marks:
         high, low = self._settings.high_mark_percent, self._settings.low_mark_percent
@@ -107,7 +113,7 @@ class DiskWatch:
             return
         facts = {"used_bytes": disk.used_bytes, "high_bytes": disk.marks.high_bytes, "low_bytes": disk.marks.low_bytes}
         if pressure is DiskPressure.OK:
-            _log.info("the disk is below its low mark", **facts)
+            _log.info("the disk is below its mark again", **facts)
         elif pressure is DiskPressure.OVER:
             _log.warning("the disk is over its high mark: the oldest exported windows leave the log", **facts)
         else:

@@ -72,7 +72,7 @@ class TopicState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expiry:
-    """Windows of a topic, up to and including `last`, that leave the log now.
+    """Windows of a topic, from the first of which something is there up to and including `last`, that leave the log.
 
     `ranges`: the offsets that go, (first, next) by partition; nothing beside them does. `unexported`: sinks that still
     wanted them, and will report them as lost.
@@ -244,7 +244,7 @@ def _expiries(topic: TopicState, last: ClosedWindow | None, kind: _Kind | None) 
     return (
         Expiry(
             info=topic.info,
-            first_number=topic.windows[0].number,
+            first_number=next(window.number for window, _ in _steps(topic)),
             last=last,
             ranges=ranges,
             size_bytes=topic.leaving_bytes(last),

@@ -1,8 +1,8 @@
 """The lake's files as retention sees them: folders by date, and what footers say of the units they belong to.
 
-A unit is known by its topic id and its last window's number, which stand in every file of it, together with the paths
-of all files (`headrace.files`). A file without these is of an older release, or foreign: where the sink's table of
-exports still knows its unit, that says the rest; otherwise it is left alone, and counted.
+A unit is known by its topic id and its last window's number, which stand in every file of it. Which files it has stands
+in the one that closes it (`headrace.files`), and in the sink's table of exports as long as that knows it. Where neither
+says it, or a file says nothing of us at all, it is left alone, and counted.
 
 Footers are read with pyarrow, which is imported when the first one is: a box that keeps its lake for ever does without.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from retention.lake_units import LakeUnit
+from retention.usage import FolderSizes
 
 MAX_FOOTERS: Final = 200  # read in one look: a footer takes about a millisecond
 MAX_KNOWN: Final = 100_000  # files whose footers are remembered, some 50 MB at most
@@ -48,7 +49,12 @@ class LakeFiles:
         self.left_alone: frozenset[str] = frozenset()
         """Files in the folders last looked at that cannot be placed."""
         self._lake_dir = lake_dir
+        self._sizes = FolderSizes(lake_dir)
         self._known: dict[str, _Facts | None] = {}
+
+    def size_bytes(self) -> int:
+        """What the lake takes now. Raises OSError."""
+        return self._sizes.total_bytes()
 
     def oldest_units(self, *, cutoff: date | None, enough_bytes: int, exports: Mapping[str, Any]) -> Sequence[LakeUnit]:
         """The units that have files in the oldest folders: those up to `cutoff`, and on until `enough_bytes` are seen.
@@ -57,7 +63,6 @@ class LakeFiles:
         on. Raises OSError.
         """
         groups: dict[tuple[str, int], dict[str, int]] = {}
-        facts: dict[tuple[str, int], _Facts] = {}
         left_alone: set[str] = set()
         seen_bytes, footers = 0, 0
         for day, path, size_bytes in self._by_date():
@@ -68,16 +73,21 @@ class LakeFiles:
                 if footers > MAX_FOOTERS:
                     break
                 self._remember(path)
-            found = self._placed(path, exports)
-            if found is None:
+            facts = self._known.get(path)
+            if facts is None:
                 left_alone.add(path)
                 continue
-            key = (found.topic_id, found.number)
-            facts.setdefault(key, found)
-            groups.setdefault(key, {})[path] = size_bytes
+            groups.setdefault((facts.topic_id, facts.number), {})[path] = size_bytes
             seen_bytes += size_bytes
+        units = []
+        for key, files in groups.items():
+            named = self._named(key, files, exports)
+            if named:
+                units.append(self._unit(files, named))
+            else:
+                left_alone.update(files)
         self.left_alone = frozenset(left_alone)
-        return [self._unit(facts[key], files) for key, files in groups.items()]
+        return units
 
     def delete(self, paths: Sequence[str]) -> int:
         """Delete files, and the date folders that they leave empty; returns how many were there. Raises OSError."""
@@ -97,14 +107,23 @@ class LakeFiles:
 
     # -- units
 
-    def _unit(self, facts: _Facts, seen: Mapping[str, int]) -> LakeUnit:
-        """All files of a unit: those seen, those its files name, and what a replay set aside of them."""
+    def _named(self, key: tuple[str, int], seen: Iterable[str], exports: Mapping[str, Any]) -> frozenset[str]:
+        """The paths of a unit's files, as its closing file names them or the table of exports; empty: nobody does."""
+        topic_id, number = key
+        named = {path for one in seen if (facts := self._known.get(one)) is not None for path in facts.files}
+        row = exports.get(f"{topic_id}/{number:020}")
+        if row is not None:
+            named.update(file["path"] for file in row["files"])
+        return frozenset(named)
+
+    def _unit(self, seen: Mapping[str, int], named: frozenset[str]) -> LakeUnit:
+        """All files of a unit: those seen, those that are named, and what a replay set aside of them."""
+        facts = next(found for path in seen if (found := self._known.get(path)) is not None)
         files = dict(seen)
-        named = [*facts.files, *(f"{SUPERSEDED}/{path}" for path in facts.files)]
-        for path in named:
+        for path in sorted([*named, *(f"{SUPERSEDED}/{path}" for path in named)]):
             if path not in files and (size_bytes := _size(self._lake_dir / path)) is not None:
                 files[path] = size_bytes
-        dates = [day for path in [*files, *facts.files] if (day := date_of(path)) is not None]
+        dates = [day for path in [*files, *named] if (day := date_of(path)) is not None]
         return LakeUnit(
             topic=facts.topic,
             topic_id=facts.topic_id,
@@ -114,23 +133,6 @@ class LakeFiles:
             offsets=facts.offsets,
             files=files,
             newest_date=max(dates),
-        )
-
-    def _placed(self, path: str, exports: Mapping[str, Any]) -> _Facts | None:
-        facts = self._known.get(path)
-        if facts is None or facts.files:
-            return facts
-        row = exports.get(f"{facts.topic_id}/{facts.number:020}")
-        if row is None or path not in (paths := tuple(file["path"] for file in row["files"])):
-            return None
-        return _Facts(
-            topic=facts.topic,
-            topic_id=facts.topic_id,
-            first_number=facts.first_number,
-            number=facts.number,
-            end_ms=facts.end_ms,
-            offsets=facts.offsets,
-            files=paths,
         )
 
     # -- folders

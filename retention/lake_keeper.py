@@ -88,8 +88,7 @@ class LakeKeeper:
     async def _decide(self) -> Sequence[Drop]:
         clock_ok = self._clock_state() is ClockState.OK
         cutoff = cutoff_date(self._clock.time_ms(), self._settings.lake_max_age_ms) if clock_ok else None
-        limit_bytes = self._settings.lake_max_bytes
-        excess_bytes = max(0, self._lake_bytes() - limit_bytes) if limit_bytes else 0
+        excess_bytes = await self._excess_bytes()
         if cutoff is None and not excess_bytes:
             return ()
         exports = dict(self._log.rows_now(EXPORTS_TABLE))
@@ -99,6 +98,13 @@ class LakeKeeper:
         committed = self._log.rows_now(committed_table(SINK))
         exported = {topic_id: committed_from_row(row).next_window for topic_id, row in committed.items()}
         return to_drop(units, cutoff=cutoff, excess_bytes=excess_bytes, exported=exported)
+
+    async def _excess_bytes(self) -> int:
+        """What the lake takes beyond its limit. Measured anew before it counts: files may have gone since the last."""
+        limit_bytes = self._settings.lake_max_bytes
+        if not limit_bytes or self._lake_bytes() <= limit_bytes:
+            return 0
+        return max(0, await asyncio.to_thread(self._files.size_bytes) - limit_bytes)
 
     async def _drop(self, drop: Drop) -> None:
         unit, now_ms = drop.unit, self._clock.time_ms()

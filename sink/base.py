@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from commitlog.base import ClosedWindow, LogReader
+from commitlog.committed import Committed
 from commitlog.gaps import LEFT_OUT
 from core.errors import HeadraceError
 
@@ -158,7 +159,8 @@ class Export:
 
     `records` counts the records read, `rows` the decoded rows, `quarantined` the records kept raw, by reason;
     `clashes` the values that went to a side column, by column. `lost` are offsets whose records the log no longer has,
-    `left_out` those that never belonged to a record.
+    `left_out` those that never belonged to a record. `notes` are handed to the next `write` of the topic (None: those
+    before them still are).
     """
 
     files: Sequence[ExportedFile] = ()
@@ -168,6 +170,7 @@ class Export:
     lost: Sequence[Missing] = ()
     left_out: Sequence[Missing] = ()
     clashes: Mapping[str, int] = field(default_factory=dict)
+    notes: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,10 +199,11 @@ class Replayer(Protocol):
         """The files whose replay has been begun and not settled, by an earlier process or this one."""
         ...
 
-    def replay(self, path: str, progress: Mapping[str, int], cancel: CancelFlag) -> Replay:
+    def replay(self, path: str, progress: Mapping[str, Committed], cancel: CancelFlag) -> Replay:
         """Publish what a quarantine file's records have become, beside it. May be called any number of times.
 
-        `progress` is as in `Sink.open`. Raises ReplayRefusedError, and what `Sink.write` raises.
+        `progress` maps topic id -> how far the topic is exported. Raises ReplayRefusedError, and what `Sink.write`
+        raises.
         """
         ...
 
@@ -231,8 +235,10 @@ class Sink(Protocol):
         """
         ...
 
-    def write(self, window: ExportWindow, reader: LogReader, cancel: CancelFlag) -> Export:
-        """Publish the rows of windows that have at least one offset.
+    def write(
+        self, window: ExportWindow, reader: LogReader, cancel: CancelFlag, *, notes: Sequence[str] = ()
+    ) -> Export:
+        """Publish the rows of windows that have at least one offset. `notes` are those of the topic's last export.
 
         Raises the errors above, or ExportCancelledError when `cancel` was set; then nothing half-written is visible.
         """

@@ -23,12 +23,11 @@ import pyarrow as pa
 
 from sink.checksum import mixed
 from sink.kinds import EXACT, Json, is_list
-from sink.lake import OWN_TEXTS, ColumnNote, FileKind
+from sink.lake import MORE, OWN_TEXTS, ColumnNote, FileKind
 
 Hashes = npt.NDArray[np.uint64]
 Int64s = npt.NDArray[np.int64]
 
-MORE: Final = "_more"
 _OWN: Final = "\0"  # begins the paths of what is no field of the payload; ours are at most a few
 _INT64: Final = range(-(2**63), 2**63)
 _decode: Final = msgspec.json.Decoder().decode

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Final
 
 import numpy as np
@@ -104,37 +105,37 @@ class Gatherer:
         yield Chunk(
             partition=pending.partition,
             offsets=np.concatenate(pending.offsets),
-            received_us=held_us(np.array(pending.stamps, np.int64)),
-            devices=np.array(devices, np.int32),
-            topics=np.array(topics, np.int32),
+            received_us=held_us(np.fromiter(pending.stamps, np.int64, len(pending.stamps))),
+            devices=devices,
+            topics=topics,
             values=pending.values,
             fields=fields,
         )
 
-    def _facts(self, pending: _Pending) -> tuple[list[int], list[int], dict[int, str]]:
+    def _facts(self, pending: _Pending) -> tuple[Int32s, Int32s, dict[int, str]]:
         """Device and topic numbers, and fields."""
-        device_numbers = list(map(self.devices.__getitem__, pending.keys))
+        device_numbers = np.fromiter(map(self.devices.__getitem__, pending.keys), np.int32, len(pending.keys))
         fields: dict[int, str] = {}
         topic_numbers = self._lone_topics(pending.headers)
         if topic_numbers is None:
-            topic_numbers = [NO_TEXT] * len(device_numbers)
+            topic_numbers = np.full(len(device_numbers), NO_TEXT, np.int32)
             for index, headers in enumerate(pending.headers):
                 if headers:
                     self._look_closer(index, headers, device_numbers, topic_numbers, fields)
         return device_numbers, topic_numbers, fields
 
-    def _lone_topics(self, headers: Sequence[Sequence[Header]]) -> list[int] | None:
+    def _lone_topics(self, headers: Sequence[Sequence[Header]]) -> Int32s | None:
         """Topic numbers where the MQTT topic is every record's only header: mostly. None where it is not."""
-        try:
-            names, values = zip(*[pair for (pair,) in headers], strict=True)
-        except ValueError:  # one has none, or several
+        pairs = list(chain.from_iterable(headers))
+        if len(pairs) != len(headers) or not all(headers):  # one has several, or none
             return None
+        names, values = zip(*pairs, strict=True)
         if names.count(TOPIC_HEADER) < len(names):
             return None
-        return list(map(self.topics.__getitem__, values))
+        return np.fromiter(map(self.topics.__getitem__, values), np.int32, len(values))
 
     def _look_closer(
-        self, index: int, headers: Sequence[Header], devices: list[int], topics: list[int], fields: dict[int, str]
+        self, index: int, headers: Sequence[Header], devices: Int32s, topics: Int32s, fields: dict[int, str]
     ) -> None:
         """The facts of a record with other headers, or more; of headers with the same name the last one counts."""
         topics[index] = NO_TEXT

@@ -5,7 +5,7 @@ Rules (docs/formats-parquet.md states them for readers):
 * Declared fields come first, in their order: always there, their kind pinned. What would clash was refused before.
 * Each other field becomes a column of the kind most of its values have: numbers, text, true/false, lists of these, or
   JSON text; of equals the first in that order. Numbers are 64-bit integers, or doubles as soon as one value has a
-  fraction or exponent; so are the items of lists.
+  fraction or exponent, in this window or an earlier one; so are the items of lists.
 * A value that its column cannot hold exactly - another kind, an integer beyond 64 bits, an integer beyond 2**53
   in a column of doubles, which would round it - stands as JSON text in `<field>__other` and is counted as a clash.
 * A field with nothing but nulls has no column: a column of a made-up type would clash with the next file's. Lists with
@@ -144,8 +144,13 @@ class FieldCounts:
         return self._counts.setdefault(path, [0] * KINDS)
 
 
-def decide(counts: FieldCounts, schema: Schema | None, timestamp_field: str) -> tuple[Column, ...]:
-    """The columns of everything counted, in order. `timestamp_field` counts as one of our names."""
+def decide(
+    counts: FieldCounts, schema: Schema | None, timestamp_field: str, doubles: frozenset[str] = frozenset()
+) -> tuple[Column, ...]:
+    """The columns of everything counted, in order. `timestamp_field` counts as one of our names.
+
+    `doubles` are fields whose numbers are doubles though they may all be whole here.
+    """
     ours = {name.casefold() for name in OUR_NAMES} | {timestamp_field.casefold(), ""}
     taken = {name.casefold() for name in OUR_NAMES}
     pinned = {} if schema is None else {declared.name: declared.type for declared in schema.fields}
@@ -156,7 +161,7 @@ def decide(counts: FieldCounts, schema: Schema | None, timestamp_field: str) -> 
         for path, kind in pinned.items()
     ]
     for path in others:
-        kind, clashes = _kind_of_column(counts.of(path))
+        kind, clashes = _kind_of_column(counts.of(path), path in doubles)
         other = _claim(f"{names[path]}__other", taken) if clashes else None
         columns.append(Column(field=path, name=names[path], kind=kind, other=other, clashes=clashes))
     return tuple(columns)
@@ -187,13 +192,13 @@ _LISTS: Final = range(3, 6)
 _WITH_FRACTIONS: Final = {"int64": (FLOAT, "double"), "list<int64>": (LIST_FLOAT, "list<double>")}
 
 
-def _kind_of_column(counts: Sequence[int]) -> tuple[str, int]:
-    """(kind, clashing values) of a field."""
+def _kind_of_column(counts: Sequence[int], double: bool) -> tuple[str, int]:
+    """(kind, clashing values) of a field; `double`: its numbers are no integers."""
     sizes = [sum(counts[kind] for kind in kinds) for kinds, _ in _FAMILIES]
     most = max(_LISTS, key=sizes.__getitem__)
     sizes[most if sizes[most] else len(_FAMILIES) - 1] += counts[LIST_EMPTY]
     kind = _FAMILIES[max(range(len(_FAMILIES)), key=sizes.__getitem__)][1]
     if kind in _WITH_FRACTIONS:
         fraction, wider = _WITH_FRACTIONS[kind]
-        kind = wider if counts[fraction] else kind
+        kind = wider if counts[fraction] or (double and kind == "int64") else kind
     return kind, sum(counts) - sum(counts[held] for held in HOLDS[kind])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -187,13 +187,16 @@ def _others(indexes: npt.NDArray[np.int64], count: int) -> list[int]:
 def _row_batch(
     chunk: Chunk, indexes: npt.NDArray[np.int64], ts: Int64s, rows: npt.NDArray[np.int32], fields: dict[str, Stored]
 ) -> RowBatch:
+    at: Any = indexes
+    if len(indexes) == len(chunk) and not rows.any():  # a row for each record: nothing needs to be copied
+        at = slice(None)
     return RowBatch(
         partition=chunk.partition,
-        devices=chunk.devices[indexes],
-        topics=chunk.topics[indexes],
+        devices=chunk.devices[at],
+        topics=chunk.topics[at],
         ts_us=ts,
-        received_us=chunk.received_us[indexes],
-        offsets=chunk.offsets[indexes],
+        received_us=chunk.received_us[at],
+        offsets=chunk.offsets[at],
         rows=rows,
         fields=fields,
     )

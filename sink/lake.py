@@ -26,6 +26,7 @@ from sink.plan import topic_folder
 from sink.times import day_number
 
 PREFIX: Final = "headrace."
+MORE: Final = "_more"
 QUARANTINE: Final = "_quarantine"
 SUPERSEDED: Final = "_superseded"
 SUFFIX: Final = ".parquet"
@@ -67,8 +68,9 @@ class LakeFile:
 
     `decoder` to `declared_text` are how its rows were read: the decoder's version, the payload field with the device's
     time, how far that may be ahead of and behind the time received, the version of the topic's declared schema and its
-    text (both empty where none was). `files` are the paths of its unit, named by the unit's last file alone; empty in
-    the others. `replays` is the quarantine file that this one replaces, empty for the export of a window.
+    text (both empty where none was). `more`: whether it has a column `_more`. `files` are the paths of its unit, named
+    by the unit's last file alone; empty in the others. `replays` is the quarantine file that this one replaces, empty
+    for the export of a window.
     """
 
     path: str
@@ -92,6 +94,7 @@ class LakeFile:
     schema: str
     declared_text: str
     columns_text: str
+    more: bool
     software: str
     files: tuple[str, ...] = ()
     replays: str = ""
@@ -249,7 +252,7 @@ def read_lake_file(lake: Path, path: str) -> LakeFile | BadFile | None:
     if "topic_id" not in notes:
         return BadFile(path=path, trouble="foreign", what="its footer does not say that it is an export")
     try:
-        file = _lake_file(path, size_bytes, notes)
+        file = _lake_file(path, size_bytes, notes, more=MORE in schema.names)
     except (KeyError, ValueError, TypeError, AttributeError) as error:  # msgspec's errors are ValueErrors
         what = f"its metadata cannot be understood: {error!r}"
         return BadFile(path=path, trouble="contradiction", what=what)
@@ -265,7 +268,7 @@ def _notes(metadata: Mapping[bytes, bytes]) -> dict[str, str]:
     }
 
 
-def _lake_file(path: str, size_bytes: int, notes: Mapping[str, str]) -> LakeFile:
+def _lake_file(path: str, size_bytes: int, notes: Mapping[str, str], *, more: bool) -> LakeFile:
     """The values of a footer's notes. Raises KeyError, ValueError or TypeError for what they are not."""
     kind = notes["kind"]
     if kind not in ("rows", "quarantine"):
@@ -292,6 +295,7 @@ def _lake_file(path: str, size_bytes: int, notes: Mapping[str, str]) -> LakeFile
         schema=notes["schema"],
         declared_text=notes["declared"],
         columns_text=notes["columns"],
+        more=more,
         software=notes.get("software", ""),
         files=tuple(msgspec.json.decode(notes.get("files", "[]"), type=list[str])),
         replays=notes.get("replays", ""),

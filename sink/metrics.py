@@ -12,6 +12,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from sink.base import Export
+from sink.troubles import TROUBLES_NAME, Troubles
 
 _log: Final = structlog.get_logger("headrace.sink")
 
@@ -19,10 +20,11 @@ WRITE_INTERVAL_S: Final = 5.0  # how old the file may get while nothing is expor
 
 
 class SinkMetrics:
-    """Counts since this process started. `changed` is set whenever there is something new to write."""
+    """Counts since this process started, and what fails now. `changed` is set when there is something new to write."""
 
     def __init__(self) -> None:
         self.changed = asyncio.Event()
+        self.troubles = Troubles()
         registry = self._registry = CollectorRegistry()
 
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -56,12 +58,14 @@ class SinkMetrics:
         for reason, count in export.quarantined.items():
             self._quarantined.labels(topic, reason).inc(count)
         self._last.labels(topic).set(now_ms / 1000)
+        self.troubles.clear(topic)
         self.changed.set()
 
-    def replayed(self, topic: str, outcome: str, rows: int) -> None:
+    def replayed(self, path: str, topic: str, outcome: str, rows: int) -> None:
         """Count a replay that is recorded; `outcome` as in table `sink.replayed`."""
         self._replays.labels(topic, outcome).inc()
         self._replayed.labels(topic).inc(rows)
+        self.troubles.clear(path)
         self.changed.set()
 
     def failed(self, kind: str) -> None:
@@ -96,6 +100,7 @@ async def keep_written(metrics: SinkMetrics, path: Path, interval_s: float) -> N
         metrics.changed.clear()
         try:
             write_metrics(metrics, path)
+            metrics.troubles.write(path.with_name(TROUBLES_NAME))
         except OSError as error:
             _log.warning("metrics not written", what=str(error), where=str(path), mend="is there space?")
             await asyncio.sleep(interval_s)

@@ -20,6 +20,7 @@ from typing import BinaryIO, Final
 import structlog
 
 from commitlog.base import LogReader
+from commitlog.committed import Committed
 from sink.base import CancelFlag, Export, ExportWindow, NotConnectedError, Replay
 from sink.plan import AnyPlan, Plan, any_plan, from_json, plan_name
 from sink.publisher import Publisher, exported_files
@@ -102,10 +103,12 @@ class ParquetSink:
             return None
         return None if plan is None else plan.number
 
-    def write(self, window: ExportWindow, reader: LogReader, cancel: CancelFlag) -> Export:
+    def write(
+        self, window: ExportWindow, reader: LogReader, cancel: CancelFlag, *, notes: Sequence[str] = ()
+    ) -> Export:
         """Publish a window's files; see `Sink.write`."""
         self._check_there()
-        plan = self._resumed(window) or self._new_plan(window, reader, cancel)
+        plan = self._resumed(window) or self._new_plan(window, reader, cancel, notes)
         self._publisher.publish(plan)
         return _export(plan)
 
@@ -119,7 +122,7 @@ class ParquetSink:
         """See `Replayer.replays_begun`."""
         return self._replays.begun
 
-    def replay(self, path: str, progress: Mapping[str, int], cancel: CancelFlag) -> Replay:
+    def replay(self, path: str, progress: Mapping[str, Committed], cancel: CancelFlag) -> Replay:
         """See `Replayer.replay`, and `sink.replay`."""
         self._check_there()
         return self._replays.replay(path, progress, cancel)
@@ -174,7 +177,7 @@ class ParquetSink:
         self._storage.remove(path)
         self._storage.sync_dir(path.parent)
 
-    def _new_plan(self, window: ExportWindow, reader: LogReader, cancel: CancelFlag) -> Plan:
+    def _new_plan(self, window: ExportWindow, reader: LogReader, cancel: CancelFlag, notes: Sequence[str]) -> Plan:
         staging = Staging(
             window,
             self._reading_of(window.topic),
@@ -183,6 +186,7 @@ class ParquetSink:
             software=self._software,
             storage=self._storage,
             cancel=cancel,
+            doubles=notes,
         )
         path = self._plan_path(window)
         try:
@@ -204,4 +208,5 @@ def _export(plan: Plan) -> Export:
         lost=tuple(each for each in plan.missing if each.lost),
         left_out=tuple(each for each in plan.missing if not each.lost),
         clashes=plan.clashes,
+        notes=plan.doubles,
     )

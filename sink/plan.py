@@ -61,6 +61,8 @@ class Plan:
     quarantined: Mapping[str, int]
     clashes: Mapping[str, int]
     missing: tuple[Missing, ...]
+    doubles: tuple[str, ...] = ()
+    """Fields of the topic that are columns of doubles from now on, whatever a later window has of them."""
     replays: str = ""
     """The quarantine file, relative to the lake, that this plan's files replace; empty for the export of a window."""
     before: Mapping[str, int] = field(default_factory=dict)

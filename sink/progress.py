@@ -19,10 +19,14 @@ EXPORTS_TABLE: Final = "exports"
 EXPORTS_KEPT: Final = 1_000  # per topic: six weeks of hourly windows, some MB in memory
 
 
-def after(committed: Committed, window: ExportWindow) -> Committed:
-    """The committed offsets once `window` is exported."""
+def after(committed: Committed, window: ExportWindow, notes: Sequence[str] | None = None) -> Committed:
+    """The committed offsets once `window` is exported; `notes` of None leaves those there are."""
     reached = {partition: following for partition, (_, following) in window.offsets.items()}
-    return Committed(next_window=window.number + 1, offsets={**committed.offsets, **reached})
+    return Committed(
+        next_window=window.number + 1,
+        offsets={**committed.offsets, **reached},
+        notes=committed.notes if notes is None else notes,
+    )
 
 
 def unseen(committed: Committed, window: ExportWindow) -> Iterator[Missing]:

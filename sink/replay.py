@@ -23,6 +23,7 @@ from typing import Final
 import pyarrow as pa
 import structlog
 
+from commitlog.committed import Committed
 from sink.base import BackOffError, CancelFlag, ExportWindow, RecordsFailedError, Replay, ReplayRefusedError
 from sink.lake import SUPERSEDED, BadFile, LakeFile, read_lake_file
 from sink.plan import AnyPlan, Plan, replay_plan_name
@@ -71,9 +72,12 @@ class Replays:
         """Names in `.tmp` that are still needed."""
         return {file.staged for plan in self._begun.values() for file in plan.files}
 
-    def replay(self, path: str, progress: Mapping[str, int], cancel: CancelFlag) -> Replay:
+    def replay(self, path: str, progress: Mapping[str, Committed], cancel: CancelFlag) -> Replay:
         """See `Replayer.replay`."""
-        plan = self._resumed(path) or self._new_plan(path, self._checked(path, progress), cancel)
+        plan = self._resumed(path)
+        if plan is None:
+            file = self._checked(path, progress)
+            plan = self._new_plan(path, file, cancel, progress[file.topic_id].notes)
         if plan.rows:
             self._publisher.publish(plan)
         return Replay(
@@ -116,7 +120,7 @@ class Replays:
         del self._begun[path]
         return None
 
-    def _checked(self, path: str, progress: Mapping[str, int]) -> LakeFile:
+    def _checked(self, path: str, progress: Mapping[str, Committed]) -> LakeFile:
         """The file as its footer describes it. Raises ReplayRefusedError for what cannot be replayed."""
         found = read_lake_file(self._lake, path)
         if found is None:
@@ -128,11 +132,11 @@ class Replays:
         if found.topic_id not in progress:
             what = f"it is of topic id {found.topic_id}, of which this appliance has exported nothing"
             raise ReplayRefusedError(what, where=path, mend="`headrace verify` says what it is")
-        if found.window >= progress[found.topic_id]:
+        if found.window >= progress[found.topic_id].next_window:
             raise BackOffError("its window is being exported", where=path, retry_after_s=UNRECORDED_S)
         return found
 
-    def _new_plan(self, path: str, file: LakeFile, cancel: CancelFlag) -> Plan:
+    def _new_plan(self, path: str, file: LakeFile, cancel: CancelFlag, doubles: Sequence[str]) -> Plan:
         staging = Staging(
             _window(file),
             self._reading_of(file.topic),
@@ -141,6 +145,7 @@ class Replays:
             software=self._software,
             storage=self._publisher.storage,
             cancel=cancel,
+            doubles=doubles,
             replays=path,
         )
         plan_path = self._plan_path(path)

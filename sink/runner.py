@@ -155,6 +155,7 @@ class Runner:
             self._failed(self._whole, error, "the sink cannot start")
             return False
         self._whole.failures = 0
+        self._metrics.troubles.clear("")
         moved = False
         for info in topics.values():
             if stop.is_set():
@@ -228,9 +229,9 @@ class Runner:
         skipped = tuple(unseen(turn.committed, window))
         export = Export()
         if window.span:
-            export = await self._in_thread(self._sink.write, window, reader, self._cancel)
+            export = await self._in_thread(self._sink.write, window, reader, self._cancel, notes=turn.committed.notes)
         export = replace(export, lost=(*skipped, *export.lost))
-        reached = after(turn.committed, window)
+        reached = after(turn.committed, window, export.notes)
         now_ms = self._clock.time_ms()
         recorded = export if window.span or skipped else None
         changes = checkpoint(self._sink.name, window, recorded, reached, self._ledger, now_ms)
@@ -271,7 +272,7 @@ class Runner:
         return False
 
     async def _replay(self, replayer: Replayer, path: str, topic: str) -> None:
-        progress = {topic_id: turn.committed.next_window for topic_id, turn in self._turns.items()}
+        progress = {topic_id: turn.committed for topic_id, turn in self._turns.items()}
         replayed = await self._log.rows(REPLAYED_TABLE)
         now_ms = self._clock.time_ms()
         try:
@@ -279,14 +280,14 @@ class Runner:
         except ReplayRefusedError as error:
             await self._log.append([], refused(path, topic, error, replayed, now_ms))
             _log.warning("replay refused", file=path, what=error.what, where=error.where, mend=error.mend)
-            self._metrics.replayed(topic, "refused", 0)
+            self._metrics.replayed(path, topic, "refused", 0)
             return
         exports = await self._log.rows(EXPORTS_TABLE) if replay.rows else {}
         export = exports.get(export_key(replay.topic_id, replay.number))
         await self._log.append([], recorded(replay, export, replayed, now_ms))
         if replay.rows:
             await self._in_thread(replayer.settle_replay, path)
-        self._metrics.replayed(replay.topic, outcome_of(replay), replay.rows)
+        self._metrics.replayed(path, replay.topic, outcome_of(replay), replay.rows)
         left = sum(replay.quarantined.values())
         _log.info("quarantine replayed", topic=replay.topic, file=path, rows=replay.rows, still_refused=left)
 
@@ -307,6 +308,9 @@ class Runner:
         turn.failures += 1
         pause_s = self._pauses.after(error, turn.failures)
         turn.due_ms = self._clock.monotonic_ms() + round(pause_s * 1000)
+        self._metrics.troubles.note(
+            str(facts.get("topic") or facts.get("file") or ""), error, turn.failures, self._clock.time_ms()
+        )
         facts = {**facts, "failures": turn.failures, "retry_in_s": pause_s}
         if isinstance(error, HeadraceError):
             self._metrics.failed(error.code)

@@ -41,6 +41,7 @@ from sink.tables import quarantine_schema, quarantine_table, rows_schema, rows_t
 from sink.times import US_PER_DAY, day_name
 
 _REFUSED_BYTES: Final = 400  # what a refused row takes in memory beside its payload
+MAX_DOUBLES: Final = 2_000  # fields remembered of a topic, some 60 KB; twice as many as a window may have
 _COMPRESSED: Final = 0.3  # file bytes a byte in memory, until a file has shown it
 
 
@@ -75,9 +76,12 @@ class Staging:
         software: str,
         storage: Storage,
         cancel: CancelFlag,
+        doubles: Sequence[str] = (),
         replays: str = "",
     ) -> None:
-        """`replays`: the quarantine file whose records are staged, instead of the window's."""
+        """`doubles` are the fields that earlier windows had numbers with fractions of. `replays`: the quarantine file
+        whose records are staged, instead of the window's.
+        """
         self._window = window
         self._reading = reading
         self._tmp = tmp
@@ -85,6 +89,7 @@ class Staging:
         self._software = software
         self._storage = storage
         self._cancel = cancel
+        self._doubles = frozenset(doubles)
         self._gatherer = Gatherer()
         self._replays = replays
         self._decoding: Decoding | QuarantineDecoding = (
@@ -199,7 +204,8 @@ class Staging:
     def _columns(self) -> tuple[Column, ...]:
         if isinstance(self._reading.decoder, RawDecoder):
             return RAW_COLUMNS
-        return decide(self._decoding.counts, self._reading.schema, self._reading.timestamp_field)
+        reading = self._reading
+        return decide(self._decoding.counts, reading.schema, reading.timestamp_field, self._doubles)
 
     def _stage_rows(self, day: int, closing: Mapping[str, object] | None = None) -> None:
         size_bytes = self._store.size_of(day)
@@ -320,7 +326,15 @@ class Staging:
             quarantined=dict(sorted(self._quarantined.items())),
             clashes={column.name: column.clashes for column in columns if column.clashes},
             missing=tuple(missing),
+            doubles=self._doubles_now(columns),
         )
+
+    def _doubles_now(self, columns: Sequence[Column]) -> tuple[str, ...]:
+        """The fields of doubles so far: a column that was whole numbers in one file and not in the next would not
+        fit together for many readers.
+        """
+        found = [column.field for column in columns if not column.declared and column.kind == "double"]
+        return tuple(sorted({*found, *sorted(self._doubles)[: MAX_DOUBLES - len(found)]}))
 
 
 def file_crc32c(path: Path) -> str:

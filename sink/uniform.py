@@ -6,12 +6,14 @@ arrays: several times quicker than a dict for each. Whatever is not exactly of t
 type, a null, a list, an escaped quotation mark, a name that stands twice, broken JSON - goes the plain way, record by
 record (`sink.decode`), which alone says what a payload means. So this way must never decide anything differently:
 
-* *One payload, one struct.* Payloads are joined into one JSON array, a number nobody can know between each two. A
-  payload that is not exactly one JSON text (empty, two texts, half of one that its neighbour completes) puts a number
-  in another place, or breaks the array.
-* *No name twice.* A parser keeps the last of two equal names silently. Of a struct one knows how many quotation marks
-  its text needs: two for each name and for each string. A payload with another count goes the plain way; there are
-  fewer in none, and more where a name stands twice, where one is escaped, or where there is a null.
+* *One payload, one struct, and no name twice.* Payloads are joined into one JSON array and parsed by one call. Of a
+  struct one knows how many quotation marks its text needs: two for each name and for each string. Each payload has to
+  have as many as the struct at its place. A parser keeps the last of two equal names silently: then there are more. So
+  there are where a mark is escaped, or where there is a null. And should a payload not be exactly one JSON text (empty,
+  two texts, half of one that its neighbour completes), the two counts differ at some place: all marks are then ones
+  that begin or end a name or a string, so where payload k ends, between two of them, struct k has to end too, which no
+  text cut in the middle of an object does. (Empty objects have no marks; but `{}` and `{}` are the same.) Besides, a
+  number that nobody can know stands after every `GROUP` payloads, and has to come out there.
 * *Exactly.* A shape's integers have 64 bits. Where it has numbers with a fraction, an integer is taken for one, so
   what is too large for that to be exact goes the plain way.
 """
@@ -35,6 +37,7 @@ from sink.flatten import MAX_PATH_CHARS
 MAX_SHAPE_FIELDS: Final = 256  # more and it is no shape, but a device that makes up names
 MAX_SHAPE_DEPTH: Final = 4  # levels of objects; deeper ones go the plain way
 MAX_CHANGES: Final = 64  # of the shape in one window: one that goes on changing is not worth a new parser each time
+GROUP: Final = 64  # payloads between two of the numbers that keep them apart
 LEARN_FROM: Final = 16  # payloads of a chunk that went the plain way
 _EXACT: Final = float(2**53)
 _QUOTE: Final = ord('"')
@@ -239,13 +242,17 @@ class UniformJson:
     def _together(self, payloads: Sequence[bytes | None], struct: _Struct) -> list[Any] | None:
         """All payloads by one call, or None when one of them is not of the shape."""
         try:
-            decoded = self._many(b"[%b]" % self._separator.join(payloads))  # type: ignore[arg-type]
+            starts = range(0, len(payloads), GROUP)
+            groups = [b",".join(payloads[start : start + GROUP]) for start in starts]  # type: ignore[arg-type]
+            decoded = self._many(b"[%b]" % self._separator.join(groups))
         except (msgspec.DecodeError, ValueError, TypeError):  # TypeError: there is a None among them
             return None
-        between = len(payloads) - 1
-        if len(decoded) != 2 * between + 1 or decoded[1::2] != [self._nonce] * between:
+        structs: list[Any] = []
+        for start in range(0, len(decoded), GROUP + 1):
+            structs += decoded[start : start + GROUP]
+        between = decoded[GROUP :: GROUP + 1]
+        if len(structs) != len(payloads) or between != [self._nonce] * len(between):
             return None
-        structs: list[Any] = decoded[::2]
         return structs if set(map(type, structs)) == {struct.type} else None
 
     def _one_by_one(self, payloads: Sequence[bytes | None]) -> tuple[list[Any], list[int]]:

@@ -19,11 +19,12 @@ import pyarrow.parquet as pq
 
 from commitlog.base import LogReader, Record
 from commitlog.gaps import LEFT_OUT
-from sink.canonical import MORE, Expected, value_of_text
+from sink.canonical import Expected, value_of_text
 from sink.decode import Decoder, Facts, Refused, with_envelope
 from sink.decoding import named_field
-from sink.lake import OWN_TEXTS, FileKind, LakeFile
-from sink.ranges import Range
+from sink.kinds import Json
+from sink.lake import MORE, OWN_TEXTS, FileKind, LakeFile
+from sink.ranges import Range, common
 from sink.times import received_us
 from sink.verify_buckets import Buckets
 from sink.verify_places import place_arrays
@@ -75,7 +76,7 @@ class Compared:
 
     rows: int = 0
     without_log: int = 0
-    buckets: list[dict[int, Range]] = field(default_factory=list)
+    buckets: list[dict[int, list[Range]]] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
     unnamed: int = 0
 
@@ -163,7 +164,7 @@ class ContentCheck:
             for row in decoded.rows:
                 place = (partition, record.offset, row.row)
                 if rule.applies is None or rule.applies(place):
-                    yield ExpectedRow("rows", place, (row.ts_us, received), own, row.fields)
+                    yield ExpectedRow("rows", place, (row.ts_us, received), own, _meant(row.fields))
             refused += [
                 one
                 for one in decoded.refused
@@ -176,12 +177,15 @@ class ContentCheck:
 
     # -- rows beside each other
 
-    def _closely(self, lake: Path, files: Sequence[LakeFile], bucket: Mapping[int, Range]) -> list[Difference]:
+    def _closely(
+        self, lake: Path, files: Sequence[LakeFile], bucket: Mapping[int, Sequence[Range]]
+    ) -> list[Difference]:
         expected: dict[Place, ExpectedRow] = {}
         counted = self._compared.without_log
-        for partition, (first, following) in bucket.items():
-            for record in self._records(partition, first, following):
-                expected |= {row.place: row for row in self._expected(partition, record)}
+        for partition, ranges in bucket.items():
+            for first, following in common(ranges, self._ranges.get(partition, [])):
+                for record in self._records(partition, first, following):
+                    expected |= {row.place: row for row in self._expected(partition, record)}
         self._compared.without_log = counted
         differences: list[Difference] = []
         found: set[Place] = set()
@@ -197,6 +201,13 @@ class ContentCheck:
         return sorted(differences, key=lambda one: one.place)
 
 
+def _meant(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Fields with what JSON text stands for: a declared column of JSON may hold what is plain, too."""
+    if not any(type(value) is Json for value in fields.values()):
+        return fields
+    return {path: value_of_text(str(value)) if type(value) is Json else value for path, value in fields.items()}
+
+
 def _kept(refused: Sequence[Refused], record: Record) -> Sequence[Refused]:
     """What is refused of one record as quarantine has it: which row has an envelope's record depends on all of them."""
     if any(one.payload_is == "elsewhere" for one in refused):
@@ -204,14 +215,15 @@ def _kept(refused: Sequence[Refused], record: Record) -> Sequence[Refused]:
     return refused
 
 
-def _rows_in(lake: Path, file: LakeFile, bucket: Mapping[int, Range]) -> Iterator[tuple[Place, ExpectedRow]]:
+def _rows_in(lake: Path, file: LakeFile, bucket: Mapping[int, Sequence[Range]]) -> Iterator[tuple[Place, ExpectedRow]]:
     """The rows of a file whose offsets are in a bucket."""
     with pq.ParquetFile(lake / file.path) as stored:
         for batch in stored.iter_batches(batch_size=1 << 14):
             partitions, offsets, rows = place_arrays(batch)
             chosen = np.zeros(len(batch), np.bool_)
-            for partition, (first, following) in bucket.items():
-                chosen |= (partitions == partition) & (offsets >= first) & (offsets < following)
+            for partition, ranges in bucket.items():
+                for first, following in ranges:
+                    chosen |= (partitions == partition) & (offsets >= first) & (offsets < following)
             if not chosen.any():
                 continue
             places = zip(partitions[chosen].tolist(), offsets[chosen].tolist(), rows[chosen].tolist(), strict=True)

@@ -46,6 +46,9 @@ class FileCheck:
             raise
         except (OSError, pa.ArrowException, ValueError) as error:
             raise FileTroubleError(self._file.path, error) from error
+        if self._rows != self._file.rows:  # a page that is damaged where its length stands ends the reading silently
+            problem = ValueError(f"{self._rows} of its {self._file.rows} rows can be read")
+            raise FileTroubleError(self._file.path, problem)
         self._compare()
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
@@ -56,9 +59,9 @@ class FileCheck:
         partitions, offsets, rows = place_arrays(batch)
         self._rows += len(batch)
         self._checksums.append(checksum(partitions, offsets, rows))
-        inside = self._span.inside(partitions, offsets, rows)
+        inside, numbers = self._span.locate(partitions, offsets, rows)
         self._strays += int(len(inside) - np.count_nonzero(inside))
-        self._records.append(np.unique(self._span.numbers(partitions[inside], offsets[inside])))
+        self._records.append(np.unique(numbers[inside]))
         self._misfiled += self._in_other_dates(batch)
         if self._buckets is not None:
             hashes = file_hashes(batch, self._file.kind, self._file.columns)

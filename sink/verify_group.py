@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from commitlog.base import LogReader
 from sink.lake import LakeFile, Unit
-from sink.ranges import Range, size, without
+from sink.ranges import Range, common, size, union, without
 from sink.verify_buckets import Buckets
 from sink.verify_contents import Compared, ContentCheck, Rule
 from sink.verify_file import FileCheck
@@ -17,6 +18,7 @@ from sink.verify_places import FileTroubleError, PlaceCheck, Places, Span
 from sink.verify_report import REPORT, RESTORE, TopicReport, in_words
 from sink.verify_rules import Decoders, rules_of
 
+_LONG: Final = 1 << 20  # offsets left out at once that are worth leaving out of the span
 Progress = Callable[[int], None]
 """Called with the bytes of each file that is read."""
 
@@ -63,7 +65,11 @@ class GroupCheck:
         self._report = report
         self._progress = progress
         self._files = [file for unit in units for file in unit.files]
-        self._span = Span.of([unit.offsets for unit in units])
+        left_out = {
+            partition: [(first, following) for first, following in ranges if following - first >= _LONG]
+            for partition, ranges in look.ledger.get("left_out", {}).items()
+        }
+        self._span = Span.of([unit.offsets for unit in units], left_out)
         self._result = GroupResult(self._span)
         self._whole = True
 
@@ -77,7 +83,7 @@ class GroupCheck:
             places = PlaceCheck(self._lake, readable, self._span).run()
         except FileTroubleError as error:  # a moment ago each of them could be read
             self._result.unreadable[error.path] = ("file-corrupt", f"it can no longer be read: {error}")
-            self._result.missing = {p: [range_] for p, range_ in self._span.offsets.items()}
+            self._result.missing = self._span.ranges
             return self._result
         self._result.missing = places.missing
         self._tell_places(places)
@@ -103,6 +109,7 @@ class GroupCheck:
             self._progress(file.size_bytes)
         for kind, what in check.problems:
             self._report.find(kind, what, where, RESTORE)
+            self._whole = False  # rows that are missing have been told with it
         return True
 
     # -- places
@@ -152,19 +159,14 @@ class GroupCheck:
     def _comparable(self, places: Places) -> Mapping[int, list[Range]]:
         """Offsets of which there are rows, from the log start on."""
         found = {}
-        for partition, (first, following) in self._span.offsets.items():
-            low = max(first, self._log.starts.get(partition, 0))
-            if low < following:
-                found[partition] = without([(low, following)], places.missing.get(partition, []))
+        for partition, ranges in self._span.ranges.items():
+            before = union([(0, self._log.starts.get(partition, 0)), *places.missing.get(partition, [])])
+            found[partition] = without(ranges, before)
         return found
 
     def _before_the_log(self) -> int:
         starts = self._log.starts
-        return size(
-            (first, min(following, starts.get(partition, 0)))
-            for partition, (first, following) in self._span.offsets.items()
-            if first < starts.get(partition, 0)
-        )
+        return sum(size(common(ranges, [(0, starts.get(p, 0))])) for p, ranges in self._span.ranges.items())
 
     def _tell_differences(self, compared: Compared, places: Places) -> None:
         told = [one for one in compared.differences if one.path or self._whole]
@@ -181,7 +183,7 @@ class GroupCheck:
             )
         if self._whole and not places.doubled_count:
             if compared.buckets and not told:
-                partition, (first, following) = next(iter(compared.buckets[0].items()))
+                partition, ((first, following), *_) = next(iter(compared.buckets[0].items()))
                 what = f"rows of {in_words(first, following)} differ from the log's by their sum, and none by itself"
                 self._find("value", what, self._files[0].path, REPORT, partition, first)
             self._report.findings.count += compared.unnamed

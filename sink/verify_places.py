@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sink.lake import LakeFile
-from sink.ranges import Range, union
+from sink.ranges import Range, common, union, without
 
 Int64s = npt.NDArray[np.int64]
 
@@ -39,66 +39,79 @@ class FileTroubleError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """Offsets of some partitions, counted through. `firsts` and `starts` are by partition number."""
+class Stretch:
+    """Consecutive offsets of a partition, and the number of the first."""
 
-    offsets: Mapping[int, Range]
-    firsts: Int64s
-    nexts: Int64s
-    starts: Int64s
-    size: int
+    partition: int
+    first: int
+    next: int
+    start: int
+
+
+class Span:
+    """Offsets of some partitions, counted through."""
+
+    def __init__(self, stretches: Sequence[Stretch]) -> None:
+        self.size = 0
+        self._stretches = stretches
+        self._by_partition: dict[int, list[Stretch]] = {}
+        for stretch in stretches:
+            self._by_partition.setdefault(stretch.partition, []).append(stretch)
+            self.size += stretch.next - stretch.first
 
     @classmethod
-    def of(cls, vectors: Sequence[Mapping[int, Range]]) -> Span:
-        """The span of all offsets that the vectors have, and of what is between."""
-        offsets: dict[int, Range] = {}
+    def of(cls, vectors: Sequence[Mapping[int, Range]], left_out: Mapping[int, Sequence[Range]] | None = None) -> Span:
+        """The span of all offsets that the vectors have, and of what is between.
+
+        `left_out` are long ranges that no record ever had, as a log that was restored goes on far beyond its end.
+        """
+        hull: dict[int, Range] = {}
         for vector in vectors:
             for partition, (first, following) in vector.items():
-                low, high = offsets.get(partition, (first, following))
-                offsets[partition] = (min(low, first), max(high, following))
-        count = max(offsets, default=0) + 1
-        firsts, nexts, starts = (np.zeros(count, np.int64) for _ in range(3))
-        size = 0
-        for partition, (first, following) in sorted(offsets.items()):
-            firsts[partition], nexts[partition], starts[partition] = first, following, size
-            size += following - first
-        return cls(dict(sorted(offsets.items())), firsts, nexts, starts, size)
+                low, high = hull.get(partition, (first, following))
+                hull[partition] = (min(low, first), max(high, following))
+        stretches: list[Stretch] = []
+        start = 0
+        for partition, range_ in sorted(hull.items()):
+            for first, following in without(union([range_]), (left_out or {}).get(partition, [])):
+                stretches.append(Stretch(partition, first, following, start))
+                start += following - first
+        return cls(stretches)
 
-    def inside(self, partitions: Int64s, offsets: Int64s, rows: Int64s) -> npt.NDArray[np.bool_]:
-        """Which places belong to the span at all."""
-        known = (partitions >= 0) & (partitions < len(self.firsts))
-        held = np.where(known, partitions, 0)
-        found: npt.NDArray[np.bool_] = (
-            known & (offsets >= self.firsts[held]) & (offsets < self.nexts[held]) & (rows >= 0) & (rows < 1 << ROW_BITS)
-        )
-        return found
+    @property
+    def ranges(self) -> dict[int, list[Range]]:
+        """The offsets by partition."""
+        return {p: [(one.first, one.next) for one in found] for p, found in self._by_partition.items()}
 
-    def numbers(self, partitions: Int64s, offsets: Int64s) -> Int64s:
-        """The numbers of places inside."""
-        found: Int64s = offsets - self.firsts[partitions] + self.starts[partitions]
-        return found
+    def locate(self, partitions: Int64s, offsets: Int64s, rows: Int64s) -> tuple[npt.NDArray[np.bool_], Int64s]:
+        """(which places are in the span, the numbers of all places; those of the others mean nothing)."""
+        inside = np.zeros(len(partitions), np.bool_)
+        numbers = np.zeros(len(partitions), np.int64)
+        for one in self._stretches:
+            chosen = (partitions == one.partition) & (offsets >= one.first) & (offsets < one.next)
+            numbers[chosen] = offsets[chosen] - (one.first - one.start)
+            inside |= chosen
+        return inside & (rows >= 0) & (rows < 1 << ROW_BITS), numbers
+
+    def stretches(self, partition: int) -> Sequence[Stretch]:
+        """Those of a partition, in order."""
+        return self._by_partition.get(partition, ())
 
     def place(self, number: int) -> tuple[int, int]:
         """(partition, offset) of a number."""
-        for partition, (first, following) in self.offsets.items():
-            start = int(self.starts[partition])
-            if start <= number < start + following - first:
-                return partition, first + number - start
+        for one in self._stretches:
+            if one.start <= number < one.start + one.next - one.first:
+                return one.partition, one.first + number - one.start
         raise ValueError(f"{number} is not in the span")
 
     def by_partition(self, ranges: Sequence[Range]) -> dict[int, list[Range]]:
         """Ranges of numbers as ranges of offsets."""
         found: dict[int, list[Range]] = {}
-        for partition, (first, following) in self.offsets.items():
-            start = int(self.starts[partition])
-            end = start + following - first
-            moved = [
-                (max(low, start) - start + first, min(high, end) - start + first)
-                for low, high in ranges
-                if low < end and high > start
-            ]
-            if moved:
-                found[partition] = moved
+        for one in self._stretches:
+            shift = one.first - one.start
+            cut = common(ranges, [(one.start, one.start + one.next - one.first)])
+            if cut:
+                found.setdefault(one.partition, []).extend((low + shift, high + shift) for low, high in cut)
         return found
 
 
@@ -163,10 +176,9 @@ class PlaceCheck:
         count = 0
         for index, file in enumerate(self._files):
             for partitions, offsets, rows in read_places(self._lake, file.path):
-                inside = self._span.inside(partitions, offsets, rows)
-                numbers = self._span.numbers(partitions[inside], offsets[inside])
-                chosen = (numbers >= low) & (numbers < high)
-                found = numbers[chosen] << ROW_BITS | rows[inside][chosen]
+                inside, numbers = self._span.locate(partitions, offsets, rows)
+                chosen = inside & (numbers >= low) & (numbers < high)
+                found = numbers[chosen] << ROW_BITS | rows[chosen]
                 keys.append(found)
                 owners.append(np.full(len(found), index, np.int32))
                 count += len(found)

@@ -144,8 +144,8 @@ class TopicCheck:
             result = check.run(whole=whole)
             for path, (kind, what) in result.unreadable.items():
                 troubled[path] = (kind, what, RESTORE)
-            for partition, range_ in result.span.offsets.items():
-                present = without([range_], result.missing.get(partition, []))
+            for partition, ranges in result.span.ranges.items():
+                present = without(ranges, result.missing.get(partition, []))
                 self._tell_doubtful(group, partition, present)
                 uncovered[partition] = without(uncovered.get(partition, []), present)
         committed = self._report.numbers["committed"]

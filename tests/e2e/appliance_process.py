@@ -24,6 +24,7 @@ FAST = (
     "mqtt.port=auto",
     "tcp.port=auto",
     "http.port=auto",
+    "sink.hold_back=0",
     "log.journal_size=8MB",
     "log.pending_bytes=2MB",
     "log.checkpoint_bytes=2MB",

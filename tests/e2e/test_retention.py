@@ -28,7 +28,12 @@ def topic(box: Appliance, name: str = "telemetry") -> dict[str, Any]:
 def test_a_small_log_stays_small_over_many_windows_and_the_lake_has_everything(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     most_bytes = 300 * KB
-    settings = ["retention.roll_interval=1s", f"retention.max_bytes={most_bytes}B", "log.partitions=2"]
+    settings = [
+        "retention.roll_interval=1s",
+        f"retention.max_bytes={most_bytes}B",
+        "log.partitions=2",
+        "sink.hold_back=0",
+    ]
     with appliance(tmp_path / "data", settings) as box:
         box.wait_ready()
         sizes: list[int] = []
@@ -71,6 +76,7 @@ def send(box: Appliance, first: int, count: int) -> int:
 def test_above_the_high_mark_old_windows_make_room_and_no_reading_is_refused(tmp_path: Path, disk: Path) -> None:  # noqa: F811
     """More goes through the box than its disk holds, and the lake keeps only its newest files."""
     settings = ["retention.high_mark_percent=60", "retention.low_mark_percent=45", "retention.lake_max_bytes=4MB"]
+    settings.append("sink.hold_back=0")
     count, sent, acked = 2500, 0, 0
     with appliance(tmp_path / "data", [*SMALL, *settings, "log.partitions=2"]) as box:
         box.wait_ready()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from commitlog.base import NewRecord
 from commitlog.check import check_log
@@ -94,20 +95,21 @@ async def test_a_topic_over_its_bytes_loses_its_oldest_windows_and_others_keep_t
         assert it.numbers() == [4, 5, 6, 7]
 
 
-async def test_unexported_windows_go_where_the_loss_is_allowed_and_this_is_loud(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_unexported_windows_go_where_the_loss_is_allowed_and_this_is_loud(tmp_path: Path) -> None:
     async with box(tmp_path, max_age="1h", allow_unexported_loss=True) as it:
         await it.windows(5)
         await it.export(0)
-        await it.look(2)
+        with capture_logs() as told:
+            await it.look(2)
         assert it.starts() == [3, 3]
         assert it.expirer.unexported_offsets == {"telemetry": 4}
         assert [(one.first, one.next, one.reason) for one in it.ledger() if one.partition == 0] == [
             (0, 1, "older than max_age"),
             (1, 3, "older than max_age, not exported"),
         ]
-        assert "their readings are lost" in capsys.readouterr().out
+        (lost,) = [line for line in told if "their readings are lost" in line["event"]]
+        assert (lost["log_level"], lost["windows"], lost["offsets"]) == ("error", [1, 2], 4)
+        assert it.expirer.expired_windows == {("telemetry", "older than max_age"): 3}, "each counts once"
         await it.look()
         assert it.numbers() == [1, 2, 3, 4], "the sink has still to hear of windows 1 and 2"
 
@@ -146,18 +148,20 @@ async def test_over_the_high_mark_windows_go_until_below_the_low_mark_then_no_mo
         assert {one.reason for one in it.ledger()} == {"disk over the high mark"}
 
 
-async def test_over_the_high_mark_with_nothing_exported_it_is_stuck_and_says_so_once(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_over_the_high_mark_with_nothing_exported_it_is_stuck_and_says_so_once(tmp_path: Path) -> None:
     async with box(tmp_path) as it:
         await it.windows(4)
         it.usage = Usage(total_bytes=100 << 30, free_bytes=1 << 30, lake_bytes=0, log_other_bytes=0)
-        await it.look(5)
+        with capture_logs() as told:
+            await it.look(5)
         assert it.expirer.disk.pressure is DiskPressure.STUCK
         assert it.starts() == [0, 0]
-        out = capsys.readouterr().out
-        assert out.count("nothing in the log may go") == 1
-        assert out.count("a window is due and stays") == 1
+        events = [line["event"] for line in told if line["log_level"] != "info"]
+        assert events == [
+            "the disk is over its high mark: the oldest exported windows leave the log",
+            "the disk is over its high mark, and nothing in the log may go",
+            "a window is due and stays: it is not exported",
+        ]
         await it.export(3)
         await it.look()
         assert it.expirer.disk.pressure is DiskPressure.OVER
@@ -165,6 +169,19 @@ async def test_over_the_high_mark_with_nothing_exported_it_is_stuck_and_says_so_
         it.usage = Usage(total_bytes=100 << 30, free_bytes=90 << 30, lake_bytes=0, log_other_bytes=0)
         await it.look()
         assert it.expirer.disk.pressure is DiskPressure.OK
+
+
+async def test_between_the_marks_with_nothing_left_that_may_go_all_is_well(tmp_path: Path) -> None:
+    async with box(tmp_path) as it:
+        await it.windows(4)
+        await it.export(1)
+        it.usage = Usage(total_bytes=100 << 30, free_bytes=1 << 30, lake_bytes=0, log_other_bytes=0)
+        await it.look()
+        assert it.expirer.disk.pressure is DiskPressure.OVER
+        assert it.starts() == [2, 2]
+        it.usage = Usage(total_bytes=100 << 30, free_bytes=20 << 30, lake_bytes=0, log_other_bytes=0)
+        await it.look()
+        assert it.expirer.disk.pressure is DiskPressure.OK, "80 % are below the high mark"
 
 
 async def test_rows_are_forgotten_also_where_a_partition_is_idle_and_the_check_finds_nothing(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def told(decision: Decision) -> list[tuple[int, int, dict[int, tuple[int, int]],
             "what has gone makes no step",
             regular(5, exported=5, gone=2, max_age_ms=1),
             {},
-            [(0, 3, {0: (20, 40)}, 200, Reason.AGE)],
+            [(2, 3, {0: (20, 40)}, 200, Reason.AGE)],
         ),
         (
             "one reason at a time: by age first, the next look goes on by size",

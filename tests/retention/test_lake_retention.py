@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from structlog.testing import capture_logs
 
 from commitlog.base import TableChange
 from commitlog.committed import Committed, committed_row, committed_table
@@ -157,7 +158,7 @@ async def test_whole_units_go_when_their_newest_day_is_old_and_the_ledger_has_th
         young = it.publish(2, 1)
         await it.exported(2)
         keys = [f"{TOPIC_ID}/{number:020}" for number in range(3)]
-        await it.log.append([], [TableChange(table=EXPORTS_TABLE, key=key, value={"n": key}) for key in keys])
+        await it.log.append([], [TableChange(table=EXPORTS_TABLE, key=key, value={"files": []}) for key in keys])
         await it.keeper.look()
         assert it.paths() == sorted([*late, *young])
         assert not (it.lake / "t" / f"date={DAYS[20]}").exists(), "nor is an empty folder left"
@@ -178,11 +179,28 @@ async def test_by_size_the_oldest_units_go_until_it_fits(tmp_path: Path) -> None
         size_bytes = (it.lake / it.paths()[0]).stat().st_size
         it.settings = RetentionSettings(lake_max_bytes=f"{3 * size_bytes + 50}B")
         it.keeper._settings = it.settings
+        it.keeper._lake_bytes = lambda: 6 * size_bytes  # measured before anything went
         await it.exported(5)
+        for _ in range(3):
+            await it.keeper.look()
+            assert [Path(path).stem for path in it.paths()] == ["0003", "0004", "0005"]
+
+
+async def test_only_the_closing_file_names_all_and_the_unit_is_as_old_as_the_newest(tmp_path: Path) -> None:
+    async with box(tmp_path, lake_max_age="7d") as it:
+        files = it.publish(0, 20, 12, quarantine=12, **{"headrace.files": None})
+        metadata = pq.read_metadata(it.lake / files[-1]).metadata
+        notes = {key.decode(): value.decode() for key, value in metadata.items() if key.startswith(b"headrace.")}
+        young = f"t/date={DAYS[2]}/0000-closing.parquet"
+        await it.exported(0)
+        it.put(young, {**notes, "headrace.files": json.dumps([*files, young])})
         await it.keeper.look()
-        assert [Path(path).stem for path in it.paths()] == ["0003", "0004", "0005"]
+        assert it.paths() == sorted([*files, young]), "young, or not known to be old"
+        (it.lake / young).unlink()
+        old = f"t/date={DAYS[12]}/0000-closing.parquet"
+        it.put(old, {**notes, "headrace.files": json.dumps([*files, old])})
         await it.keeper.look()
-        assert len(it.paths()) == 3
+        assert it.paths() == []
 
 
 async def test_what_a_replay_set_aside_goes_with_its_unit(tmp_path: Path) -> None:
@@ -208,9 +226,7 @@ async def test_offsets_that_are_lost_or_left_out_stay_that(tmp_path: Path) -> No
         assert [one[:3] for one in it.dropped()] == [(0, 0, 10), (1, 0, 3), (1, 5, 10)]
 
 
-async def test_foreign_files_and_those_that_do_not_say_enough_are_left_alone(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_foreign_files_and_those_that_do_not_say_enough_are_left_alone(tmp_path: Path) -> None:
     async with box(tmp_path, lake_max_age="7d") as it:
         before = it.publish(0, 20, **{"headrace.files": None, "headrace.first_window": None})
         known = it.publish(1, 19, 18, **{"headrace.files": None, "headrace.first_window": None})
@@ -222,12 +238,13 @@ async def test_foreign_files_and_those_that_do_not_say_enough_are_left_alone(
         row = {"files": [{"path": path} for path in known]}
         await it.log.append([], [TableChange(table=EXPORTS_TABLE, key=f"{TOPIC_ID}/{1:020}", value=row)])
         await it.exported(1)
-        for _ in range(3):
-            await it.keeper.look()
+        with capture_logs() as told:
+            for _ in range(3):
+                await it.keeper.look()
         assert it.paths() == sorted([".tmp/x.parquet", *before, foreign, f"t/date={DAYS[21]}/broken.parquet"])
         assert [one[:3] for one in it.dropped()] == [(0, 10, 20), (1, 10, 20)]
         assert it.keeper.left_alone == 3
-        assert capsys.readouterr().out.count("are left alone") == 1
+        assert ["are left alone" in line["event"] for line in told].count(True) == 1
 
 
 async def test_not_while_the_clock_is_wrong_nor_before_the_sink_has_recorded_it_nor_switched_off(

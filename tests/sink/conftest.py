@@ -30,3 +30,10 @@ def made_box(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def box(made_box: Path, tmp_path: Path) -> Box:
     """A copy of it, to be damaged."""
     return copy_box(made_box, tmp_path / "data")
+
+
+@pytest.fixture
+async def new_box(tmp_path: Path) -> Box:
+    """A box of its own, whose log goes on where it ended: that of a copy would take itself for restored."""
+    await make_box(tmp_path / "data")
+    return Box(tmp_path / "data")

@@ -5,6 +5,7 @@ It is made once and copied for each test, which damages its copy.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import shutil
@@ -133,8 +134,6 @@ async def export(log: EmbeddedLog, data_dir: Path, **limits: int) -> None:
         await wait_until_async(done, 30)
         stop_when.append(True)
 
-    import asyncio
-
     task = asyncio.create_task(watch())
     await run_until(runner, lambda: bool(stop_when))
     await task
@@ -174,7 +173,7 @@ class Box:
 
 
 def rewrite(path: Path, change: Any, *, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a file anew with its rows changed, as whoever saves it from a tool would; footers as they were."""
+    """Write a file anew with its rows changed, as whoever opens and saves it in a tool would; the footer stays."""
     with pq.ParquetFile(path) as file:
         table = file.read()
     notes = dict(table.schema.metadata or {})

@@ -17,6 +17,7 @@ from commitlog.base import ClosedWindow, Gap, Header, Position, Slice, TableChan
 from core.clock import SystemClock
 from core.errors import UnavailableError
 from sink.base import Replayer, Sink
+from sink.holding import Holding
 from sink.metrics import SinkMetrics
 from sink.runner import Pauses, Runner
 from sink.storage import Storage
@@ -244,6 +245,7 @@ def quick_runner(
     log: FakeLog,
     *,
     metrics: SinkMetrics | None = None,
+    holding: Holding | None = None,
     replayer: Replayer | None = None,
     **pauses: float,
 ) -> Runner:
@@ -256,6 +258,7 @@ def quick_runner(
         clock=SystemClock(),
         metrics=metrics or SinkMetrics(),
         pauses=Pauses(**waits),
+        holding=holding,
         replayer=replayer,
     )
 

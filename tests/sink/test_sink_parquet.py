@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ import pytest
 
 from commitlog.base import Gap
 from commitlog.gaps import LEFT_OUT
+from commitlog.settings import FieldSettings, TopicSettings
 from sink.base import (
     BackOffError,
     CancelFlag,
@@ -31,6 +33,7 @@ from sink.base import (
 from sink.parquet import ParquetSink
 from sink.plan import file_path, from_json, plan_name, topic_folder
 from sink.reading import Reading, json_reading, raw_reading
+from sink.schema import Schema
 from sink.staging import Limits
 from sink.storage import Storage
 from sink.times import Skew
@@ -49,11 +52,12 @@ def make_sink(lake: Path, **options: Any) -> ParquetSink:
 
 def export(lake: Path, log: FakeLog, topic: str = "telemetry", **options: Any) -> Export:
     """Close the open window of a topic and write it."""
+    notes = options.pop("notes", ())
     sink = make_sink(lake, **options)
     sink.open({})
     try:
         window = joined([log.close_window(topic)])
-        done = sink.write(window, log, CancelFlag())
+        done = sink.write(window, log, CancelFlag(), notes=notes)
         sink.settle(window)
         return done
     finally:
@@ -219,6 +223,19 @@ def test_fields_beyond_the_limit_go_to_one_column(
     rows = lake_rows(tmp_path)
     assert [row["f0"] for row in rows] == [0, None, None, None]
     assert [row["_more"] for row in rows] == [None, '{"f1":1}', '{"f2":2}', '{"f3":3}']
+
+
+def test_a_column_that_was_of_doubles_stays_one(tmp_path: Path, log: FakeLog) -> None:
+    log.put({"temp": 21.5, "n": 1})
+    first = export(tmp_path, log)
+    assert first.notes == ("temp",)
+    log.put({"temp": 22, "n": 2})
+    second = export(tmp_path, log, notes=first.notes)
+    types = [pq.read_schema(tmp_path / done.files[0].path).field("temp").type for done in (first, second)]
+    assert types == [pa.float64(), pa.float64()]
+    assert pq.read_schema(tmp_path / second.files[0].path).field("n").type == pa.int64()
+    log.put({"n": 3})
+    assert export(tmp_path, log, notes=second.notes).notes == ("temp",)
 
 
 def test_metadata_and_types_are_what_the_docs_say(tmp_path: Path, log: FakeLog) -> None:
@@ -497,3 +514,13 @@ def test_storage_syncs_the_file_before_and_the_folder_after_it_is_named(
     storage.replace_text(tmp_path / "a" / "b" / "new", tmp_path / "old", "text")
     assert calls == [f"sync {tmp_path.name}", "sync a", "sync old", "rename", "sync b"]
     assert (tmp_path / "a" / "b" / "new").read_text() == "text"
+
+
+def test_a_declared_column_of_json_takes_every_value(tmp_path: Path, log: FakeLog) -> None:
+    schema = Schema.of(TopicSettings(name="telemetry", fields=(FieldSettings(name="any", type="json"),)))
+    values = ["hot", 1, 2.5, True, {"a": 1}, None, [1], ["x", 2], {}, 2**70]
+    for value in values:
+        log.put({"any": value})
+    export(tmp_path, log, reading=json_reading(Skew(), schema=schema))
+    found = [row["any"] for row in lake_rows(tmp_path)]
+    assert [None if text is None else json.loads(text) for text in found] == values

@@ -14,14 +14,13 @@ from pathlib import Path
 import pytest
 
 from appliance.settings import Settings, load_settings
-from appliance.sink import run, topic_formats
+from appliance.sink import readings, run
 from commitlog.base import NewRecord
 from commitlog.embedded import EmbeddedLog
 from commitlog.remote import log_handlers
 from commitlog.storage import SystemStorage
 from core.channel import ChannelServer
 from core.clock import SystemClock
-from sink.parquet import RAW, TopicFormat
 from tests.conftest import wait_until_async
 from tests.sink.sink_fakes import lake_rows
 
@@ -33,7 +32,7 @@ def _settings(tmp_path: Path) -> Settings:
         "log.pending_bytes=1MB",
         "log.checkpoint_bytes=1MB",
         "log.partitions=3",
-        "sink.max_rows_per_file=1000",
+        "sink.hold_back=0",
     ]
     return load_settings(None, tmp_path, given, environ={})
 
@@ -142,9 +141,11 @@ def test_decoders_follow_the_settings(tmp_path: Path) -> None:
         '[[topics]]\nname = "bytes"\ndecoder = "raw"\n'
         '[[topics]]\nname = "plc"\ntimestamp_field = "t"\n'
     )
-    formats = topic_formats(load_settings(config, tmp_path, [], environ={}))
-    assert formats == {"mqtt": RAW, "bytes": RAW, "plc": TopicFormat(timestamp_field="t")}
-    assert topic_formats(load_settings(None, tmp_path, [], environ={})) == {"mqtt": RAW}
+    reading_of = readings(load_settings(config, tmp_path, [], environ={}))
+    versions = {name: reading_of(name).decoder.version for name in ("mqtt", "bytes", "plc", "else")}
+    assert versions == {"mqtt": "raw/1", "bytes": "raw/1", "plc": "json/2", "else": "json/2"}
+    assert (reading_of("plc").timestamp_field, reading_of("else").timestamp_field) == ("t", "ts")
+    assert readings(load_settings(None, tmp_path, [], environ={}))("mqtt").decoder.version == "raw/1"
     unrouted = '[[topics]]\nname = "mqtt"\ndecoder = "json"\n'
     config.write_text(unrouted)
-    assert topic_formats(load_settings(config, tmp_path, [], environ={})) == {"mqtt": TopicFormat()}
+    assert readings(load_settings(config, tmp_path, [], environ={}))("mqtt").decoder.version == "json/2"

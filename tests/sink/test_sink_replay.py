@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from commitlog.committed import Committed
 from commitlog.settings import FieldSettings, TopicSettings
 from sink import staging
 from sink.base import (
@@ -314,7 +315,7 @@ async def test_staged_files_that_are_gone_are_staged_anew(tmp_path: Path) -> Non
 # -- what cannot be replayed
 
 
-def ask(sink: ParquetSink, path: str, progress: dict[str, int]) -> ReplayRefusedError:
+def ask(sink: ParquetSink, path: str, progress: dict[str, Committed]) -> ReplayRefusedError:
     with pytest.raises(ReplayRefusedError) as refusal:
         sink.replay(path, progress, CancelFlag())
     return refusal.value
@@ -322,16 +323,16 @@ def ask(sink: ParquetSink, path: str, progress: dict[str, int]) -> ReplayRefused
 
 async def test_files_that_cannot_be_replayed_say_why(tmp_path: Path) -> None:
     log = await exported(tmp_path, WRONG)
-    progress = {log.infos["telemetry"].topic_id: 2}
+    progress = {log.infos["telemetry"].topic_id: Committed(next_window=2)}
     (path, *_) = quarantine_files(tmp_path)
     good = next(str(p.relative_to(tmp_path)) for p in (tmp_path / "telemetry").rglob("*.parquet"))
     sink = a_sink(tmp_path, MENDED)
     sink.open(progress)
     assert "no such file" in ask(sink, "_quarantine/telemetry/date=2025-01-01/x.parquet", progress).what
     assert "decoded rows" in ask(sink, good, progress).what
-    assert "has exported nothing" in ask(sink, path, {"0" * 32: 9}).what
+    assert "has exported nothing" in ask(sink, path, {"0" * 32: Committed(next_window=9)}).what
     with pytest.raises(BackOffError):
-        sink.replay(path, {log.infos["telemetry"].topic_id: 0}, CancelFlag())
+        sink.replay(path, {log.infos["telemetry"].topic_id: Committed()}, CancelFlag())
     cancel = CancelFlag()
     cancel.set()
     with pytest.raises(ExportCancelledError):
@@ -354,7 +355,7 @@ async def test_a_file_with_a_damaged_page_is_no_replay(tmp_path: Path) -> None:
     sink = a_sink(tmp_path, MENDED)
     sink.open({})
     with pytest.raises((RecordsFailedError, OSError)):
-        sink.replay(path, {log.infos["telemetry"].topic_id: 2}, CancelFlag())
+        sink.replay(path, {log.infos["telemetry"].topic_id: Committed(next_window=2)}, CancelFlag())
     sink.close()
     assert list((tmp_path / ".tmp").iterdir()) == []
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from commitlog.base import LogReader
 from commitlog.committed import Committed
 from commitlog.gaps import LEFT_OUT
-from commitlog.ledger import Ledger
+from commitlog.ledger import Ledger, entries
 from sink.base import (
     BackOffError,
     CancelFlag,
@@ -26,8 +26,10 @@ from sink.base import (
     RecordsFailedError,
     joined,
 )
+from sink.holding import Holding
 from sink.metrics import SinkMetrics, keep_written, write_metrics
 from sink.progress import EXPORTS_KEPT, after, checkpoint
+from sink.requests import flush_request
 from sink.runner import Pauses
 from tests.conftest import wait_until_async
 from tests.sink.sink_fakes import FakeLog, export_all, quick_runner, run_until
@@ -50,6 +52,7 @@ class ScriptedSink:
         self.script = list(script)
         self.topic = topic
         self.fail_open: list[Exception] = []
+        self.notes: list[tuple[str, ...]] = []
 
     def open(self, progress: Mapping[str, int]) -> None:
         self.calls.append(("open", dict(progress)))
@@ -59,7 +62,10 @@ class ScriptedSink:
     def begun(self, topic_id: str, next_window: int) -> int | None:
         return None
 
-    def write(self, window: ExportWindow, reader: LogReader, cancel: CancelFlag) -> Export:
+    def write(
+        self, window: ExportWindow, reader: LogReader, cancel: CancelFlag, *, notes: Sequence[str] = ()
+    ) -> Export:
+        self.notes.append(tuple(notes))
         self.threads.add(threading.get_ident())
         self.calls.append(("write", window.topic, window.number))
         if self.script and self.topic in (None, window.topic):
@@ -274,3 +280,48 @@ async def test_metrics_file_follows_changes_and_survives_a_missing_folder(tmp_pa
     await wait_until_async(lambda: 'kind="storage"' in path.read_text())
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_notes_of_an_export_are_handed_to_the_next_also_after_a_restart() -> None:
+    log = windows(2)
+    sink = ScriptedSink(lambda window, _: Export(records=window.span, notes=("a", "b")))
+    await export_all(sink, log)
+    assert sink.notes == [(), ("a", "b")]
+    log.put({"n": 9})
+    log.close_window()
+    again = ScriptedSink()
+    await export_all(again, log)
+    assert again.notes == [("a", "b")]
+
+
+async def test_small_windows_are_held_back_until_somebody_asks() -> None:
+    log, sink = windows(2), ScriptedSink()
+    holding = Holding(small_records=100, hold_ms=10**15)
+    runner = quick_runner(sink, log, holding=holding)
+    await run_until(runner, lambda: log.waits > 5)
+    assert [call for call in sink.calls if call[0] == "write"] == []
+    topic_id = log.infos["telemetry"].topic_id
+    await log.append([], [flush_request(topic_id, 1, 7)])
+    await run_until(quick_runner(sink, log, holding=holding), lambda: log.tables["sink.requests"] == {})
+    assert [call for call in sink.calls if call[0] == "write"] == [("write", "telemetry", 1)]
+    (row,) = log.tables["exports"].values()
+    assert (row["first_number"], row["number"]) == (0, 1)
+    assert log.tables["sink.scripted"][topic_id]["next_window"] == 2
+
+
+async def test_a_request_for_what_is_exported_already_is_withdrawn() -> None:
+    log, sink = windows(1), ScriptedSink()
+    await export_all(sink, log)
+    await log.append([], [flush_request(log.infos["telemetry"].topic_id, 0, 7)])
+    await run_until(quick_runner(sink, log), lambda: log.tables["sink.requests"] == {})
+    assert len([call for call in sink.calls if call[0] == "write"]) == 1
+
+
+async def test_lost_offsets_are_entered_in_the_ledger() -> None:
+    log = windows(1)
+    lost = [Missing(partition=0, first=1, next=3, reason="cut"), Missing(partition=0, first=3, next=4, reason="cut")]
+    never = Missing(partition=0, first=5, next=905, reason=LEFT_OUT)
+    sink = ScriptedSink(lambda window, _: Export(records=1, lost=lost, left_out=[never]))
+    await export_all(sink, log)
+    found = [(entry.state, entry.first, entry.next, entry.reason) for entry in entries(log.tables["ledger"])]
+    assert found == [("left_out", 5, 905, LEFT_OUT), ("lost", 1, 4, "cut")]

@@ -127,7 +127,7 @@ def test_a_file_that_is_cut_off_is_corrupt(box: Box, keep: int) -> None:
     assert found.next > found.first
 
 
-@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.7])
+@pytest.mark.parametrize("share", [0.001, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99])
 def test_a_flipped_bit_in_any_page_is_found(box: Box, share: float) -> None:
     path = box.largest()
     data = bytearray(path.read_bytes())
@@ -135,7 +135,8 @@ def test_a_flipped_bit_in_any_page_is_found(box: Box, share: float) -> None:
     path.write_bytes(data)
     report = box.verify()
     assert {found.where for found in report.findings.kept} == {box.where(path)}
-    assert kinds(report) & {"file-corrupt", "file-changed", "file-contradiction"}
+    assert kinds(report) <= {"file-corrupt", "file-changed", "file-contradiction"}
+    assert len(report.findings.kept) <= 2
 
 
 async def test_page_checksums_find_it_where_no_export_row_is_left(box: Box) -> None:
@@ -470,8 +471,9 @@ def test_a_damaged_snapshot_of_the_exports(box: Box) -> None:
 # -- exports under way
 
 
-async def test_files_that_are_being_published_are_left_out(box: Box) -> None:
+async def test_files_that_are_being_published_are_left_out(new_box: Box) -> None:
     """Killed between publication and commit: the plan stands, and the next start goes on with it."""
+    box = new_box
     async with opened(box.data_dir, settings=log_settings(), clock=CLOCK) as log:
         before = await log.rows("sink.parquet")
         topic_id, row = next((key, dict(row)) for key, row in before.items() if row["topic"] == "telemetry")

@@ -122,13 +122,7 @@ class Replays:
 
     def _checked(self, path: str, progress: Mapping[str, Committed]) -> LakeFile:
         """The file as its footer describes it. Raises ReplayRefusedError for what cannot be replayed."""
-        found = read_lake_file(self._lake, path)
-        if found is None:
-            raise _not_there(self._lake, path)
-        if isinstance(found, BadFile):
-            raise ReplayRefusedError(f"it is {found.trouble}: {found.what}", where=path, mend="`headrace verify`")
-        if found.kind != "quarantine":
-            raise ReplayRefusedError("it holds decoded rows, and is no quarantine file", where=path)
+        found = quarantine_file(self._lake, path)
         if found.topic_id not in progress:
             what = f"it is of topic id {found.topic_id}, of which this appliance has exported nothing"
             raise ReplayRefusedError(what, where=path, mend="`headrace verify` says what it is")
@@ -165,6 +159,21 @@ class Replays:
         else:
             self._publisher.clear(staging.names)
         return plan
+
+
+def quarantine_file(lake: Path, path: str) -> LakeFile:
+    """A quarantine file that stands, as its footer describes it; `path` is relative to the lake.
+
+    Raises ReplayRefusedError for what is none.
+    """
+    found = read_lake_file(lake, path)
+    if found is None:
+        raise _not_there(lake, path)
+    if isinstance(found, BadFile):
+        raise ReplayRefusedError(f"it is {found.trouble}: {found.what}", where=path, mend="`headrace verify`")
+    if found.kind != "quarantine":
+        raise ReplayRefusedError("it holds decoded rows, and is no quarantine file", where=path)
+    return found
 
 
 def _window(file: LakeFile) -> ExportWindow:

@@ -7,10 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
+
+import structlog
 
 from sink.base import ExportedFile
 from sink.plan import Plan, PlannedFile, to_json
 from sink.storage import Storage
+
+_log: Final = structlog.get_logger("headrace.sink")
 
 
 class Publisher:
@@ -30,11 +35,21 @@ class Publisher:
     def publish(self, plan: Plan) -> None:
         """Give every file of a plan its final name; what stands there stays as it is."""
         for file in plan.files:
-            final = self.lake / file.path
-            if not final.exists():
-                self.storage.make_dirs(final.parent)
-                self.storage.rename(self.tmp / file.staged, final)
+            self._publish(file)
         self._sync_directories(plan)
+
+    def _publish(self, file: PlannedFile) -> None:
+        staged, final = self.tmp / file.staged, self.lake / file.path
+        if not staged.exists():  # it is published: a plan is carried out only when each file is here or there
+            return
+        if final.exists():
+            _log.warning(
+                "a file of the lake is replaced",
+                what="it bears the name of an export that is published only now, so that nothing tells what it is",
+                where=str(final),
+            )
+        self.storage.make_dirs(final.parent)
+        self.storage.rename(staged, final)
 
     def _sync_directories(self, plan: Plan) -> None:
         """A file found published may be the work of a process killed before it synced the directory: sync them all."""

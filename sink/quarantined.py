@@ -24,7 +24,7 @@ from sink.batches import RowBatch, stored_fields
 from sink.chunks import CHUNK_BYTES, Gatherer
 from sink.columns import MAX_FIELDS, FieldCounts
 from sink.decode import DEFAULT_FIELD, Decoded, Decoder, PayloadIs, RawDecoder, Refused, Row, with_envelope
-from sink.decoding import RefusedRow
+from sink.decoding import BATCH_CELLS, BATCH_ROWS, RefusedRow, with_columns
 from sink.reading import Reading
 
 _READ_ROWS: Final = 1_024  # of a file at once
@@ -161,19 +161,33 @@ class QuarantineDecoding:
 
     def rows(self, chunk: KeptChunk) -> Iterator[RowBatch]:
         """The rows of a chunk, by partition; what still cannot be read goes to `refused`."""
-        by_partition: dict[int, list[tuple[KeptRecord, Row]]] = {}
-        for record in chunk.records:
-            decoded = read_again(record, self._decoder)
+        for partition, records in groupby(sorted(chunk.records, key=_partition), key=_partition):
+            held: list[tuple[KeptRecord, Row]] = []
+            for record in records:
+                held += self._taken(record)
+                if len(held) + len(self.refused) >= BATCH_ROWS:
+                    yield from self._batches(partition, held)
+                    held = []
+            if held:
+                yield from self._batches(partition, held)
+
+    def _taken(self, record: KeptRecord) -> list[tuple[KeptRecord, Row]]:
+        decoded = read_again(record, self._decoder)
+        if self._counted:
             for row in decoded.rows:
-                by_partition.setdefault(record.partition, []).append((record, row))
-                if self._counted:
-                    self.counts.add(row.fields)
-            self.refused += [self._refused(record, one) for one in decoded.refused]
-        for partition in sorted(by_partition):
-            yield self._batch(partition, by_partition[partition])
+                self.counts.add(row.fields)
+        self.refused += [self._refused(record, one) for one in decoded.refused]
+        return [(record, row) for row in decoded.rows]
+
+    def _batches(self, partition: int, rows: Sequence[tuple[KeptRecord, Row]]) -> Iterator[RowBatch]:
+        """At least one, be it empty: whoever takes it takes what is refused as well."""
+        step = max(1, BATCH_CELLS // max(1, self.counts.width))
+        for start in range(0, max(1, len(rows)), step):
+            yield self._batch(partition, rows[start : start + step])
 
     def _batch(self, partition: int, rows: Sequence[tuple[KeptRecord, Row]]) -> RowBatch:
         devices, topics = self._gatherer.devices, self._gatherer.topics
+        fields, more = with_columns(self.counts, [row.fields for _, row in rows])
         return RowBatch(
             partition=partition,
             devices=np.array([devices[_bytes(record.device)] for record, _ in rows], np.int32),
@@ -182,7 +196,8 @@ class QuarantineDecoding:
             received_us=np.array([record.received_us for record, _ in rows], np.int64),
             offsets=np.array([record.offset for record, _ in rows], np.int64),
             rows=np.array([row.row for _, row in rows], np.int32),
-            fields=stored_fields([row.fields for _, row in rows]),
+            fields=stored_fields(fields),
+            more=more,
         )
 
     def _refused(self, record: KeptRecord, refused: Refused) -> RefusedRow:
@@ -199,6 +214,10 @@ class QuarantineDecoding:
             payload_is=refused.payload_is,
             field=None if record.field == DEFAULT_FIELD else record.field,
         )
+
+
+def _partition(record: KeptRecord) -> int:
+    return record.partition
 
 
 def _bytes(text: str | None) -> bytes | None:

@@ -10,6 +10,7 @@ Each waits for itself when it fails, as a topic does. What became of one stands 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from commitlog.base import TableChange
@@ -70,6 +71,9 @@ def _export_row(export: Mapping[str, Any], replay: Replay, now_ms: int) -> dict[
     if not any(file["path"] == replay.path for file in export["files"]):
         return None
     kept = [file for file in export["files"] if file["path"] != replay.path]
+    known = {file["path"] for file in kept}
+    if any(file.path in known for file in replay.files):  # the row was made of what stood in the lake meanwhile
+        replay = replace(replay, files=(), rows=0, quarantined={}, clashes={})
     reasons = dict(export["quarantine_reasons"])
     for counts, sign in ((replay.before, -1), (replay.quarantined, 1)):
         for reason, count in counts.items():

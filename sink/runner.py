@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, ParamSpec, TypeVar
@@ -19,7 +19,7 @@ import structlog
 
 from commitlog.base import ClosedWindow, Log, LogReader, TopicInfo
 from commitlog.committed import Committed, committed_from_row, committed_table
-from commitlog.ledger import LEDGER_TABLE, Ledger
+from commitlog.ledger import LEDGER_TABLE, Ledger, LedgerState, without
 from core.clock import Clock
 from core.errors import HeadraceError
 from core.tasks import background, log_unexpected
@@ -29,6 +29,7 @@ from sink.base import (
     Export,
     ExportCancelledError,
     ExportWindow,
+    Missing,
     NotConnectedError,
     RecordsFailedError,
     Replayer,
@@ -38,7 +39,7 @@ from sink.base import (
 )
 from sink.holding import Holding
 from sink.metrics import SinkMetrics
-from sink.progress import EXPORTS_TABLE, after, checkpoint, export_key, unseen
+from sink.progress import EXPORTS_TABLE, after, checkpoint, export_key, ledger_entry, unseen
 from sink.replaying import REPLAYED_TABLE, due_first, outcome_of, recorded, refused
 from sink.requests import REQUESTS_TABLE, flush_done, flushes, replays
 
@@ -49,6 +50,7 @@ _T = TypeVar("_T")
 FIRST_PAUSE_S: Final = 0.5
 WAIT_S: Final = 1.0  # longest sleep on the log's doorbell: bounds how long a stop takes
 POLL_S: Final = 0.2  # shortest time between two looks at the windows: a busy log rings its bell all the time
+_TOLD: Final[Collection[LedgerState]] = ("lost", "left_out", "dropped")  # offsets that need no other explanation
 WINDOWS_PER_TURN: Final = 8  # of one topic before the next topic's turn
 
 
@@ -72,9 +74,14 @@ class Pauses:
 
 @dataclass(slots=True, kw_only=True)
 class _Turn:
-    """Where one topic stands, and whether it has to wait."""
+    """Where one topic stands, and whether it has to wait.
+
+    `recorded`: the tables say where. `ahead` is what the sink has of it beyond that, None as long as nobody asked.
+    """
 
     committed: Committed = field(default_factory=Committed)
+    recorded: bool = False
+    ahead: Sequence[ExportWindow] | None = None
     failures: int = 0
     due_ms: int = 0
 
@@ -169,12 +176,15 @@ class Runner:
         if not self._loaded:
             rows = await self._log.rows(committed_table(self._sink.name))
             for topic_id, row in rows.items():
-                self._turns.setdefault(topic_id, _Turn()).committed = committed_from_row(row)
+                turn = self._turns.setdefault(topic_id, _Turn())
+                turn.committed, turn.recorded = committed_from_row(row), True
             self._ledger = Ledger(await self._log.rows(LEDGER_TABLE))
             self._loaded = True
         if not self._sink_open:
             done = {topic_id: turn.committed.next_window for topic_id, turn in self._turns.items()}
             await self._in_thread(self._open_sink, done)
+            for turn in self._turns.values():
+                turn.ahead = None
         if self._reader is None:
             self._reader = await self._in_thread(self._open_reader)
         return self._reader
@@ -188,14 +198,16 @@ class Runner:
         moved = False
         try:
             await self._forget_flush(info, turn)
+            if turn.ahead is None:
+                turn.ahead = await self._look_ahead(reader, info, turn)
             last = turn.committed.next_window - 1
             windows = await self._in_thread(reader.windows, info.name, after=last)
             for _ in range(WINDOWS_PER_TURN):
-                due = self._due(windows, info, turn)
-                if not due:
+                window = self._due(windows, info, turn)
+                if window is None:
                     break
-                await self._export(reader, joined(due), turn)
-                windows = windows[len(due) :]
+                await self._export(reader, window, turn)
+                windows = [later for later in windows if later.number > window.number]
                 turn.failures = 0
                 moved = True
         except ExportCancelledError:
@@ -211,14 +223,34 @@ class Runner:
         self._sink_open = False
         self._sink.close()
 
-    def _due(self, windows: Sequence[ClosedWindow], info: TopicInfo, turn: _Turn) -> Sequence[ClosedWindow]:
-        """The windows of a topic to be exported now, as one."""
-        return self._holding.due(
-            windows,
-            now_ms=self._clock.time_ms(),
-            flush_through=self._flushes.get(info.topic_id, -1),
-            begun=self._sink.begun(info.topic_id, turn.committed.next_window),
-        )
+    async def _look_ahead(self, reader: LogReader, info: TopicInfo, turn: _Turn) -> Sequence[ExportWindow]:
+        """What the sink has of a topic, and the tables do not know of."""
+        known = turn.committed.next_window if turn.recorded else None
+        ahead = await self._in_thread(self._sink.unrecorded, info, known, reader)
+        if ahead:
+            _log.warning(
+                "exports are not recorded",
+                what="the sink has them already, or has begun them: they are recorded, or finished, as they are",
+                topic=info.name,
+                windows=[ahead[0].first_number, ahead[-1].number],
+                exports=len(ahead),
+                recorded_to=known,
+            )
+        return ahead
+
+    def _due(self, windows: Sequence[ClosedWindow], info: TopicInfo, turn: _Turn) -> ExportWindow | None:
+        """What of a topic is to be exported now: windows of the log, up to what the sink has already, or that."""
+        flush_through = self._flushes.get(info.topic_id, -1)
+        begun = self._sink.begun(info.topic_id, turn.committed.next_window)
+        if turn.ahead:
+            ahead = turn.ahead[0]
+            windows = [window for window in windows if window.number < ahead.first_number]
+            if not windows:
+                return ahead
+            flush_through = windows[-1].number  # what they could be held back for is out already
+            begun = begun if begun is not None and begun < ahead.first_number else None
+        due = self._holding.due(windows, now_ms=self._clock.time_ms(), flush_through=flush_through, begun=begun)
+        return joined(due) if due else None
 
     async def _forget_flush(self, info: TopicInfo, turn: _Turn) -> None:
         """Withdraw a request for windows that are exported already."""
@@ -226,7 +258,7 @@ class Runner:
             await self._log.append([], [flush_done(info.topic_id)])
 
     async def _export(self, reader: LogReader, window: ExportWindow, turn: _Turn) -> None:
-        skipped = tuple(unseen(turn.committed, window))
+        skipped = await self._unseen(turn, window)
         export = Export()
         if window.span:
             export = await self._in_thread(self._sink.write, window, reader, self._cancel, notes=turn.committed.notes)
@@ -240,11 +272,26 @@ class Runner:
         self._loaded = False  # until this is known to stand, the tables say what is exported and not this object
         await self._log.append([], changes)
         self._loaded = True
-        turn.committed = reached
+        turn.committed, turn.recorded = reached, True
+        turn.ahead = [later for later in turn.ahead or () if later.number > window.number]
         self._metrics.exported(window.topic, export, now_ms)
         self._tell(window, export)
         if window.span:
             await self._in_thread(self._sink.settle, window)
+
+    async def _unseen(self, turn: _Turn, window: ExportWindow) -> Sequence[Missing]:
+        """Offsets between what is committed and the window, but for those of which the ledger knows where they are."""
+        skipped = tuple(unseen(turn.committed, window))
+        if not skipped:
+            return ()
+        rows = await self._log.rows(LEDGER_TABLE)
+        return [
+            replace(each, first=first, next=following)
+            for each in skipped
+            for first, following in without(
+                rows, ledger_entry(window, "lost", each, 0), ("lost", "left_out", "dropped")
+            )
+        ]
 
     # -- replays
 
@@ -292,7 +339,10 @@ class Runner:
         _log.info("quarantine replayed", topic=replay.topic, file=path, rows=replay.rows, still_refused=left)
 
     def _tell(self, window: ExportWindow, export: Export) -> None:
-        facts = {"topic": window.topic, "window": window.number, "rows": export.rows, "files": len(export.files)}
+        facts: dict[str, object] = {"topic": window.topic, "window": window.number}
+        facts |= {"rows": export.rows, "files": len(export.files)}
+        if export.taken_over:
+            facts["taken_over"] = True
         if export.quarantined:
             facts["quarantined"] = sum(export.quarantined.values())
         if export.lost:

@@ -61,6 +61,7 @@ def sink_text() -> str:
     metrics.exported("t", Export(quarantined={"not-json": 1}, lost=lost, clashes={"a": 1}), 1000)
     metrics.exported("t", Export(taken_over=True), 1000)
     metrics.failed("unavailable")
+    metrics.replayed("file", "t", "done", 1)
     return metrics.text()
 
 

@@ -42,6 +42,8 @@ from sink.times import US_PER_DAY, day_name
 
 _REFUSED_BYTES: Final = 400  # what a refused row takes in memory beside its payload
 MAX_DOUBLES: Final = 2_000  # fields remembered of a topic, some 60 KB; twice as many as a window may have
+MAX_TABLE_BYTES: Final = 256 << 20
+"""Of rows that become one file: an Arrow column of texts ends at 2 GB, and JSON text may take six times a value."""
 _COMPRESSED: Final = 0.3  # file bytes a byte in memory, until a file has shown it
 
 
@@ -138,7 +140,8 @@ class Staging:
         """Write out what has grown large enough for a file, and, when memory is full, what there is most of."""
         store = self._store
         for day in store.days:
-            if store.size_of(day) * self._compressed >= self._limits.file_bytes:
+            size_bytes = store.size_of(day)
+            if size_bytes * self._compressed >= self._limits.file_bytes or size_bytes >= MAX_TABLE_BYTES:
                 self._stage_rows(day)
         while store.size_bytes + self._refused_bytes > self._limits.memory_bytes:
             largest = max(store.days, key=store.size_of, default=None)

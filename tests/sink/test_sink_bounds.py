@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from sink import chunks, parquet_file, staging
 from sink import decoding as decoding_module
-from sink import parquet_file
 from sink.base import CancelFlag, Export, joined
 from sink.columns import MAX_FIELDS
 from sink.decoding import BATCH_ROWS, Decoding
@@ -127,6 +127,18 @@ def test_a_row_group_has_no_texts_of_the_others(tmp_path: Path, monkeypatch: pyt
     assert all(column.total_uncompressed_size < 60 * 100 for column in columns)
     read = {(row["device"], row["text"]) for row in lake_rows(tmp_path)}
     assert read == {(f"a-device-with-a-long-name-{n:04d}", f"some long text {n % 300:04d}") for n in range(1_000)}
+
+
+def test_texts_that_compress_well_do_not_outgrow_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(staging, "MAX_TABLE_BYTES", 1_000_000)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 500_000)
+    log = FakeLog()
+    log.topic(partitions=1)
+    for _ in range(40):
+        log.put({"text": "x" * 100_000})
+    done = export(tmp_path, log, Limits(memory_bytes=1 << 40))
+    assert len(done.files) == 4
+    assert sum(file.rows for file in done.files) == 40
 
 
 def _device_column_bytes(path: Path) -> int:

@@ -137,8 +137,7 @@ def test_texts_that_compress_well_do_not_outgrow_a_table(tmp_path: Path, monkeyp
     for _ in range(40):
         log.put({"text": "x" * 100_000})
     done = export(tmp_path, log, Limits(memory_bytes=1 << 40))
-    assert len(done.files) == 4
-    assert sum(file.rows for file in done.files) == 40
+    assert [file.rows for file in done.files] == [14, 14, 12]
 
 
 def _device_column_bytes(path: Path) -> int:

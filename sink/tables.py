@@ -193,6 +193,8 @@ def final_arrays(stored: Stored | None, column: Column, count: int) -> tuple[pa.
         return pa.nulls(count, TYPES[kind]), empty
     if len(stored) == 1 and kind in stored:
         return stored[kind], empty
+    if kind == "json" and column.other is None and set(stored) == {"text"}:
+        return stored["text"], empty
     if kind == "timestamp" and set(stored) == {"int64"}:
         return stored["int64"].cast(TYPES[kind]), empty
     if kind == "double" and set(stored) <= {"int64", "double"} and not _any_wide(stored["int64"]):

@@ -84,10 +84,7 @@ class LakeRecord:
             if _is_whole(unit):
                 continue
             if self._log_has(unit) or any(_within(unit, one.window) for one in recorded):
-                again = [
-                    unit,
-                    *_of_same(unit, replays),
-                ]  # its records come back as rows, whatever a replay made of them
+                again = [unit, *_of_same(unit, replays)]  # what a replay made of its records comes back with it
                 broken.update(*(one.named for one in again), *([file.path for file in one.files] for one in again))
             elif not any(_overlap(unit, one.window) for one in recorded):
                 recorded.append(self._recorded(unit, replays))

@@ -80,7 +80,7 @@ class _Export:
 
     async def run(self, topics: Sequence[str], sink_enabled: bool) -> list[ExportedTopic]:
         committed = await self._committed()  # first of all: it says whether an appliance runs
-        self._check_sink(sink_enabled)
+        check_sink(self._data_dir, enabled=sink_enabled)
         awaited = [await self._close(name, topic_id, committed) for name, topic_id in await self._named(topics)]
         await self._ask(awaited, committed)
         await self._wait(awaited)
@@ -89,24 +89,6 @@ class _Export:
 
     async def _committed(self) -> Mapping[str, Committed]:
         return {topic_id: committed_from_row(row) for topic_id, row in (await self._log.rows(_TABLE)).items()}
-
-    def _check_sink(self, enabled: bool) -> None:
-        if not enabled:
-            raise UnavailableError(
-                "there is no sink: exporting is switched off", where="sink.enabled", mend="set it to true and restart"
-            )
-        path = self._data_dir / "run" / "sink.prom"
-        try:
-            age_s = time.time() - path.stat().st_mtime
-        except FileNotFoundError:
-            age_s = float("inf")
-        if age_s > SINK_AWAY_S:
-            since = "has not started yet" if age_s == float("inf") else f"has given no sign of life for {age_s:.0f} s"
-            raise UnavailableError(
-                f"the sink {since}",
-                where=str(path),
-                mend="the appliance's log output says why it does not start; windows are kept until it does",
-            )
 
     async def _named(self, topics: Sequence[str]) -> list[tuple[str, str]]:
         known = await asyncio.to_thread(self._topics)
@@ -162,9 +144,29 @@ class _Export:
         if trouble is not None:
             what += f". The sink is failing: {trouble.what}"
             return UnavailableError(what, where=trouble.where, mend=trouble.mend)
-        self._check_sink(enabled=True)
+        check_sink(self._data_dir, enabled=True)
         mend = "it goes on by itself: ask again, or give it longer with --timeout"
         return UnavailableError(what, where=str(self._data_dir / "lake"), mend=mend)
+
+
+def check_sink(data_dir: Path, *, enabled: bool) -> None:
+    """Raise UnavailableError, which says what to do, where no sink runs."""
+    if not enabled:
+        raise UnavailableError(
+            "there is no sink: exporting is switched off", where="sink.enabled", mend="set it to true and restart"
+        )
+    path = data_dir / "run" / "sink.prom"
+    try:
+        age_s = time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        age_s = float("inf")
+    if age_s > SINK_AWAY_S:
+        since = "has not started yet" if age_s == float("inf") else f"has given no sign of life for {age_s:.0f} s"
+        raise UnavailableError(
+            f"the sink {since}",
+            where=str(path),
+            mend="the appliance's log output says why it does not start; windows are kept until it does",
+        )
 
 
 def _trouble(troubles: Mapping[str, Trouble], topic: str) -> Trouble | None:

@@ -2,7 +2,8 @@
 
 Everything that blocks - reading the log, building files - happens on one thread; the event loop only waits for it and
 talks to the log. Topics take turns, a few windows each. A topic that fails waits alone, with growing pauses, while
-the others go on; nothing is skipped. Errors steer as `sink.base` says.
+the others go on; nothing is skipped. Errors steer as `sink.base` says. After the topics, one replay of a quarantine
+file that somebody asked for has its turn.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import contextlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 import structlog
 
@@ -31,13 +32,15 @@ from sink.base import (
     Missing,
     NotConnectedError,
     RecordsFailedError,
+    Replayer,
     Sink,
     joined,
 )
 from sink.holding import Holding
 from sink.metrics import SinkMetrics
 from sink.progress import after, checkpoint, ledger_entry, unseen
-from sink.requests import REQUESTS_TABLE, flush_done, flushes
+from sink.replaying import Threaded, carry_out, due_first
+from sink.requests import REQUESTS_TABLE, flush_done, flushes, replays
 
 _log: Final = structlog.get_logger("headrace.sink")
 _P = ParamSpec("_P")
@@ -95,7 +98,11 @@ class Runner:
         metrics: SinkMetrics,
         pauses: Pauses,
         holding: Holding | None = None,
+        replayer: Replayer | None = None,
     ) -> None:
+        """`replayer`: the sink again, if it can read its quarantine again."""
+        self._replayer = replayer
+        self._replay_turns: dict[str, _Turn] = {}
         self._sink = sink
         self._open_reader = open_reader
         self._log = log
@@ -147,7 +154,8 @@ class Runner:
             return False
         try:
             reader = await self._ready()
-            self._flushes = flushes(await self._log.rows(REQUESTS_TABLE))
+            requests = await self._log.rows(REQUESTS_TABLE)
+            self._flushes = flushes(requests)
             topics = await self._in_thread(reader.topics)
         except Exception as error:  # noqa: BLE001 - whatever keeps the log or the sink from opening, it is tried again
             self._failed(self._whole, error, "the sink cannot start")
@@ -161,7 +169,7 @@ class Runner:
             turn = self._turns.setdefault(info.topic_id, _Turn())
             if self._sink_open and not self._waits(turn):
                 moved |= await self._turn(reader, info, turn)
-        return moved
+        return await self._replay_one(requests, stop) or moved
 
     async def _ready(self) -> LogReader:
         if not self._loaded:
@@ -284,6 +292,34 @@ class Runner:
             )
         ]
 
+    # -- replays
+
+    async def _replay_one(self, requests: Mapping[str, Any], stop: asyncio.Event) -> bool:
+        """Carry out the first replay that is due; one a round, so that windows come first. True if one was ended."""
+        if self._replayer is None or not self._sink_open or stop.is_set():
+            return False
+        paths = due_first(replays(requests), self._replayer.replays_begun())
+        turns = self._replay_turns = {path: self._replay_turns.get(path) or _Turn() for path in paths}
+        due = [path for path in paths if not self._waits(turns[path])]
+        path = min(due, key=lambda path: turns[path].failures, default=None)  # one that fails comes after the others
+        if path is None:
+            return False
+        try:
+            progress = {topic_id: turn.committed for topic_id, turn in self._turns.items()}
+            in_thread = Threaded(self._replayer, progress, self._cancel, self._in_thread)
+            asked = replays(requests).get(path, {})
+            await carry_out(path, asked.get("topic", ""), in_thread, self._log, self._metrics, self._clock.time_ms())
+        except ExportCancelledError:
+            _log.info("replay dropped", file=path, reason="stopping")
+        except NotConnectedError as error:
+            await self._in_thread(self._close_sink)
+            self._failed(turns[path], error, "replay failed", file=path)
+        except Exception as error:  # noqa: BLE001 - one file's failure must not stop the windows; it is retried
+            self._failed(turns[path], error, "replay failed", file=path)
+        else:
+            return True
+        return False
+
     def _tell(self, window: ExportWindow, export: Export) -> None:
         facts: dict[str, object] = {"topic": window.topic, "window": window.number}
         facts |= {"rows": export.rows, "files": len(export.files)}
@@ -304,7 +340,9 @@ class Runner:
         turn.failures += 1
         pause_s = self._pauses.after(error, turn.failures)
         turn.due_ms = self._clock.monotonic_ms() + round(pause_s * 1000)
-        self._metrics.troubles.note(str(facts.get("topic", "")), error, turn.failures, self._clock.time_ms())
+        self._metrics.troubles.note(
+            str(facts.get("topic") or facts.get("file") or ""), error, turn.failures, self._clock.time_ms()
+        )
         facts = {**facts, "failures": turn.failures, "retry_in_s": pause_s}
         if isinstance(error, HeadraceError):
             self._metrics.failed(error.code)
@@ -319,7 +357,8 @@ class Runner:
     async def _idle(self, stop: asyncio.Event) -> None:
         """Wait for news of the log, for a topic's next attempt, or for the stop, whichever comes first."""
         now_ms = self._clock.monotonic_ms()
-        waiting = [turn.due_ms for turn in (self._whole, *self._turns.values()) if turn.due_ms > now_ms]
+        turns = (self._whole, *self._turns.values(), *self._replay_turns.values())
+        waiting = [turn.due_ms for turn in turns if turn.due_ms > now_ms]
         pause_s = min([self._pauses.wait_s, *((due_ms - now_ms) / 1000 for due_ms in waiting)])
         if self._reader is None:
             await _sleep(stop, pause_s)

@@ -1,7 +1,8 @@
 """Why a sink does not get on, for whoever waits for it: `<data>/run/sink.json`, beside its metrics.
 
 `{"troubles": [{"topic", "what", "where", "mend", "failures", "at_ms"}]}`: the last error of each topic whose newest
-attempt failed (an empty topic: nothing can be exported at all). Replaced whole; gone with the next success.
+attempt failed (an empty topic: nothing can be exported at all; a quarantine file's path: its replay). Replaced
+whole; gone with the next success.
 """
 
 from __future__ import annotations

@@ -59,7 +59,9 @@ def sink_text() -> str:
     metrics = SinkMetrics()
     lost = (Missing(partition=0, first=1, next=2, reason="r"),)
     metrics.exported("t", Export(quarantined={"not-json": 1}, lost=lost, clashes={"a": 1}), 1000)
+    metrics.exported("t", Export(taken_over=True), 1000)
     metrics.failed("unavailable")
+    metrics.replayed("file", "t", "done", 1)
     return metrics.text()
 
 

@@ -1,4 +1,4 @@
-"""The sink process: exports closed windows of every topic to the lake, and says in `sink.prom` how it goes."""
+"""The sink process: exports closed windows of every topic to the lake; `sink.prom` and `sink.json` say how it goes."""
 
 from __future__ import annotations
 
@@ -65,9 +65,10 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         pauses=Pauses(retry_max_s=settings.sink.retry_max_s),
         holding=Holding(small_records=settings.sink.small_window_records, hold_ms=settings.sink.hold_back_ms),
     )
+    metrics.show(runner.standing)
     tasks: set[asyncio.Task[None]] = set()
     path = settings.data_dir / "run" / "sink.prom"
-    writing = background(keep_written(metrics, path, WRITE_INTERVAL_S), "sink-metrics", tasks)
+    writing = background(keep_written(metrics, path, WRITE_INTERVAL_S, runner.standing), "sink-metrics", tasks)
     announce_ready()
     try:
         await runner.run(stop)

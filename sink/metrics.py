@@ -1,21 +1,37 @@
-"""The sink's own metrics, and the file through which the console's `/metrics` shows them."""
+"""The sink's own metrics, and the files through which the console shows them and how the sink stands."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
 
 from sink.base import Export
+from sink.standing import STANDING_FILE, Standing, gauges, write_standing
 
 _log: Final = structlog.get_logger("headrace.sink")
 
 WRITE_INTERVAL_S: Final = 5.0  # how old the file may get while nothing is exported
+
+
+class StandingCollector(Collector):
+    """The gauges of how the sink stands, computed when asked."""
+
+    def __init__(self, standing: Callable[[], Standing]) -> None:
+        self._standing = standing
+
+    def collect(self) -> Iterator[Metric]:
+        """See prometheus_client."""
+        standing = self._standing()
+        return gauges(standing.topics, standing.at_ms)
 
 
 class SinkMetrics:
@@ -42,6 +58,10 @@ class SinkMetrics:
             ("topic",),
             registry=registry,
         )
+
+    def show(self, standing: Callable[[], Standing]) -> None:
+        """Have the gauges of how the sink stands among the metrics."""
+        self._registry.register(StandingCollector(standing))
 
     def exported(self, topic: str, export: Export, now_ms: int) -> None:
         """Count a window whose checkpoint is durable."""
@@ -82,14 +102,29 @@ def write_metrics(metrics: SinkMetrics, path: Path) -> None:
         raise
 
 
-async def keep_written(metrics: SinkMetrics, path: Path, interval_s: float) -> None:
-    """Write the metrics file at each change and every `interval_s` seconds, until cancelled."""
+async def keep_written(
+    metrics: SinkMetrics, path: Path, interval_s: float, standing: Callable[[], Standing] | None = None
+) -> None:
+    """Write the metrics file, and beside it how the sink stands, at each change and every `interval_s` seconds.
+
+    Goes on until it is cancelled.
+    """
+    beside = path.with_name(STANDING_FILE)
     while True:
         metrics.changed.clear()
-        try:
-            write_metrics(metrics, path)
-        except OSError as error:
-            _log.warning("metrics not written", what=str(error), where=str(path), mend="is there space?")
+        written = _written(path, lambda: write_metrics(metrics, path))
+        if standing is not None:
+            written &= _written(beside, lambda: write_standing(standing(), beside))
+        if not written:
             await asyncio.sleep(interval_s)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(metrics.changed.wait(), interval_s)
+
+
+def _written(path: Path, write: Callable[[], None]) -> bool:
+    try:
+        write()
+    except OSError as error:
+        _log.warning("metrics not written", what=str(error), where=str(path), mend="is there space?")
+        return False
+    return True

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Final, ParamSpec, TypeVar
@@ -22,6 +22,7 @@ from commitlog.ledger import LEDGER_TABLE, Ledger
 from core.clock import Clock
 from core.errors import HeadraceError
 from core.tasks import background, log_unexpected
+from sink.attempts import Attempts, trouble_of
 from sink.base import (
     BackOffError,
     CancelFlag,
@@ -37,6 +38,7 @@ from sink.holding import Holding
 from sink.metrics import SinkMetrics
 from sink.progress import after, checkpoint, unseen
 from sink.requests import REQUESTS_TABLE, flush_done, flushes
+from sink.standing import Standing, TopicStanding, Waiting, Work, state_of, tried, waiting_of, work_on
 
 _log: Final = structlog.get_logger("headrace.sink")
 _P = ParamSpec("_P")
@@ -67,12 +69,12 @@ class Pauses:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Turn:
+class _Turn(Attempts):
     """Where one topic stands, and whether it has to wait."""
 
+    topic: str = ""
     committed: Committed = field(default_factory=Committed)
-    failures: int = 0
-    due_ms: int = 0
+    waiting: Waiting | None = None
 
 
 class Runner:
@@ -104,7 +106,25 @@ class Runner:
         self._sink_open = False
         self._loaded = False
         self._turns: dict[str, _Turn] = {}
-        self._whole = _Turn()
+        self._whole = Attempts()
+        self._started = False
+        self._work: Work | None = None
+
+    def standing(self) -> Standing:
+        """How the sink stands now; to be asked from the event loop."""
+        topics = [
+            TopicStanding(topic=turn.topic, topic_id=topic_id, waiting=turn.waiting, **tried(turn))
+            for topic_id, turn in self._turns.items()
+            if turn.topic
+        ]
+        return Standing(
+            at_ms=self._clock.time_ms(),
+            state=state_of(self._whole, self._work, started=self._started),
+            work=self._work,
+            topics=topics,
+            topics_total=len(topics),
+            **tried(self._whole),
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Export until `stop` is set; the window under way is then dropped cleanly and taken up at the next start."""
@@ -145,14 +165,18 @@ class Runner:
         except Exception as error:  # noqa: BLE001 - whatever keeps the log or the sink from opening, it is tried again
             self._failed(self._whole, error, "the sink cannot start")
             return False
-        self._whole.failures = 0
+        self._whole.succeeded()
+        self._started = True
         moved = False
         for info in topics.values():
             if stop.is_set():
                 return moved
             turn = self._turns.setdefault(info.topic_id, _Turn())
+            turn.topic = info.name
             if self._sink_open and not self._waits(turn):
                 moved |= await self._turn(reader, info, turn)
+            elif self._sink_open:
+                await self._look(reader, info, turn)
         return moved
 
     async def _ready(self) -> LogReader:
@@ -180,14 +204,17 @@ class Runner:
             await self._forget_flush(info, turn)
             last = turn.committed.next_window - 1
             windows = await self._in_thread(reader.windows, info.name, after=last)
+            self._count(windows, info, turn)
             for _ in range(WINDOWS_PER_TURN):
-                due = self._due(windows, info, turn)
+                due = next(self._units(windows, info, turn), [])
                 if not due:
                     break
                 await self._export(reader, joined(due), turn)
                 windows = windows[len(due) :]
-                turn.failures = 0
+                self._count(windows, info, turn)
+                turn.succeeded()
                 moved = True
+            turn.succeeded()
         except ExportCancelledError:
             _log.info("export dropped", topic=info.name, window=turn.committed.next_window, reason="stopping")
         except NotConnectedError as error:
@@ -201,14 +228,26 @@ class Runner:
         self._sink_open = False
         self._sink.close()
 
-    def _due(self, windows: Sequence[ClosedWindow], info: TopicInfo, turn: _Turn) -> Sequence[ClosedWindow]:
-        """The windows of a topic to be exported now, as one."""
-        return self._holding.due(
+    def _units(self, windows: Sequence[ClosedWindow], info: TopicInfo, turn: _Turn) -> Iterator[Sequence[ClosedWindow]]:
+        """The windows of a topic to be exported now, those together that become one."""
+        return self._holding.units(
             windows,
             now_ms=self._clock.time_ms(),
             flush_through=self._flushes.get(info.topic_id, -1),
             begun=self._sink.begun(info.topic_id, turn.committed.next_window),
         )
+
+    def _count(self, windows: Sequence[ClosedWindow], info: TopicInfo, turn: _Turn) -> None:
+        due = sum(len(unit) for unit in self._units(windows, info, turn))
+        turn.waiting = waiting_of(windows, due, self._clock.time_ms())
+
+    async def _look(self, reader: LogReader, info: TopicInfo, turn: _Turn) -> None:
+        """Count what waits of a topic that is not tried now."""
+        try:
+            windows = await self._in_thread(reader.windows, info.name, after=turn.committed.next_window - 1)
+            self._count(windows, info, turn)
+        except Exception:  # noqa: BLE001 - what it is, the topic's next attempt meets and tells
+            turn.waiting = None
 
     async def _forget_flush(self, info: TopicInfo, turn: _Turn) -> None:
         """Withdraw a request for windows that are exported already."""
@@ -219,7 +258,13 @@ class Runner:
         skipped = tuple(unseen(turn.committed, window))
         export = Export()
         if window.span:
-            export = await self._in_thread(self._sink.write, window, reader, self._cancel, notes=turn.committed.notes)
+            self._work = work_on(window, self._clock.time_ms())
+            try:
+                export = await self._in_thread(
+                    self._sink.write, window, reader, self._cancel, notes=turn.committed.notes
+                )
+            finally:
+                self._work = None
         export = replace(export, lost=(*skipped, *export.lost))
         reached = after(turn.committed, window, export.notes)
         now_ms = self._clock.time_ms()
@@ -246,23 +291,19 @@ class Runner:
         else:
             _log.info("window exported", **facts)
 
-    def _waits(self, turn: _Turn) -> bool:
+    def _waits(self, turn: Attempts) -> bool:
         return turn.due_ms > self._clock.monotonic_ms()
 
-    def _failed(self, turn: _Turn, error: Exception, event: str, **facts: object) -> None:
-        turn.failures += 1
-        pause_s = self._pauses.after(error, turn.failures)
-        turn.due_ms = self._clock.monotonic_ms() + round(pause_s * 1000)
+    def _failed(self, turn: Attempts, error: Exception, event: str, **facts: object) -> None:
+        trouble = trouble_of(error, event, self._clock.time_ms())
+        pause_s = self._pauses.after(error, turn.failures + 1)
+        turn.failed(trouble, pause_s, self._clock)
         facts = {**facts, "failures": turn.failures, "retry_in_s": pause_s}
-        if isinstance(error, HeadraceError):
-            self._metrics.failed(error.code)
-            _log.warning(event, what=error.what, where=error.where, mend=error.mend, **facts)
-        elif isinstance(error, OSError):
-            self._metrics.failed("storage")
-            _log.warning(event, what=str(error), mend="is there space, and may it be written?", **facts)
+        if isinstance(error, HeadraceError | OSError):
+            _log.warning(event, what=trouble.what, where=trouble.where, mend=trouble.mend, **facts)
         else:
-            self._metrics.failed("unexpected")
             log_unexpected(event, error, **facts)
+        self._metrics.failed(trouble.code)
 
     async def _idle(self, stop: asyncio.Event) -> None:
         """Wait for news of the log, for a topic's next attempt, or for the stop, whichever comes first."""

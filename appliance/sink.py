@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Final
@@ -25,6 +26,7 @@ from sink.schema import Schema
 from sink.staging import Limits
 from sink.times import Skew
 
+NICENESS: Final = 10  # whoever publishes comes first: an export can wait, and takes a whole processor while it works
 _RAW_TOPICS: Final = frozenset({"mqtt"})  # what no route matched: nobody said that these payloads are JSON
 
 
@@ -78,5 +80,6 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
 
 
 if __name__ == "__main__":
+    os.nice(NICENESS)
     collect_seldom()
     child_main("sink", run)

@@ -63,8 +63,9 @@ class LakeFile:
 
     `decoder` to `declared_text` are how its rows were read: the decoder's version, the payload field with the device's
     time, how far that may be ahead of and behind the time received, the version of the topic's declared schema and its
-    text (both empty where none was). `more`: whether it has that column, for fields without one. `files` are the paths of its unit, named by the unit's last file alone; empty in
-    the others. `replays` is the quarantine file that this one replaces, empty for the export of a window.
+    text (both empty where none was). `more`: whether it has a column `_more`. `files` are the paths of its unit, named
+    by the unit's last file alone; empty in the others. `replays` is the quarantine file that this one replaces, empty
+    for the export of a window.
     """
 
     path: str

@@ -35,7 +35,7 @@ class StandingCollector(Collector):
 
 
 class SinkMetrics:
-    """Counts since this process started. `changed` is set whenever there is something new to write."""
+    """Counts since this process started, and what fails now. `changed` is set when there is something new to write."""
 
     def __init__(self) -> None:
         self.changed = asyncio.Event()

@@ -65,7 +65,7 @@ def view_sql(files: Sequence[tuple[Path, LakeFile]], kind: FileKind) -> str:
     order |= _LAST
     if not files:
         columns = ", ".join(f"CAST(NULL AS {sql}) AS {name_sql(name)}" for name, sql in order.items())
-        return f"SELECT {columns} WHERE false"  # noqa: S608 - names are quoted
+        return f"SELECT {columns} WHERE false"
     doubtful = {name.casefold(): name for name, found in types.items() if len(found) > 1}
     groups: dict[tuple[tuple[str, str], ...], list[Path]] = {}
     for path, file in files:
@@ -74,7 +74,7 @@ def view_sql(files: Sequence[tuple[Path, LakeFile]], kind: FileKind) -> str:
     wanted = {folded: order[name] for folded, name in doubtful.items()}
     parts = [_group_sql(paths, dict(own), wanted) for own, paths in groups.items()]
     columns = ", ".join(map(name_sql, order))
-    return f"SELECT {columns} FROM ({' UNION ALL BY NAME '.join(parts)})"  # noqa: S608 - names are quoted
+    return f"SELECT {columns} FROM ({' UNION ALL BY NAME '.join(parts)})"
 
 
 def _group_sql(paths: Sequence[Path], own: Mapping[str, str], wanted: Mapping[str, str]) -> str:
@@ -87,7 +87,7 @@ def _group_sql(paths: Sequence[Path], own: Mapping[str, str], wanted: Mapping[st
         if sql != wanted[name.casefold()]
     ]
     replaced = f" REPLACE ({', '.join(casts)})" if casts else ""
-    return f"SELECT *{replaced} FROM {source}"  # noqa: S608 - names are quoted
+    return f"SELECT *{replaced} FROM {source}"
 
 
 def _cast(name: str, found: str, wanted: str) -> str:

@@ -81,40 +81,47 @@ def rows_table(
     *,
     overflowed: bool,
 ) -> pa.Table:
-    """The sorted table of a file; texts that repeat are dictionaries in it. Empties the batches' fields as it goes."""
-    device_numbers = _joined([batch.devices for batch in batches])
-    ts = _joined([batch.ts_us for batch in batches])
-    partitions = np.concatenate([np.full(len(batch), batch.partition, np.int32) for batch in batches])
-    offsets = _joined([batch.offsets for batch in batches])
-    rows = _joined([batch.rows for batch in batches])
+    """The sorted table of a file; texts that repeat are dictionaries in it.
+
+    Empties the batches as it goes, column by column: the rows are never in memory twice.
+    """
+    lengths = [len(batch) for batch in batches]
+    partitions = np.repeat(np.array([batch.partition for batch in batches], np.int32), lengths)
+    offsets, rows = _drained(batches, "offsets"), _drained(batches, "rows")
+    device_numbers, ts = _drained(batches, "devices"), _drained(batches, "ts_us")
     order = _order(_ranks(devices)[device_numbers], ts, partitions, offsets, rows)
-    names = ["device", "ts", "received_at"]
-    arrays: list[pa.Array] = [
-        _named(device_numbers[order], devices),
-        pa.array(ts[order]).cast(UTC_US),
-        pa.array(_joined([batch.received_us for batch in batches])[order]).cast(UTC_US),
-    ]
     taken = pa.array(order)
-    more = _more(batches, columns).take(taken) if overflowed else None
+    arrays: dict[str, pa.Array] = {
+        "device": _named(device_numbers[order], devices),
+        "ts": pa.array(ts[order]).cast(UTC_US),
+        "received_at": pa.array(_drained(batches, "received_us")[order]).cast(UTC_US),
+    }
+    del device_numbers, ts
+    more = _more(batches, lengths, columns).take(taken) if overflowed else None
     for column in columns:
         stored = [batch.fields.pop(column.field, None) for batch in batches]
-        made = [final_arrays(one, column, len(batch)) for one, batch in zip(stored, batches, strict=True)]
-        names.append(column.name)
-        arrays.append(_repeating(pa.concat_arrays([typed for typed, _ in made])).take(taken))
+        made = [final_arrays(one, column, length) for one, length in zip(stored, lengths, strict=True)]
+        stored.clear()
+        arrays[column.name] = _repeating(pa.concat_arrays([typed for typed, _ in made])).take(taken)
         if column.other is not None:
-            names.append(column.other)
-            arrays.append(pa.concat_arrays([other for _, other in made]).take(taken))
+            arrays[column.other] = pa.concat_arrays([other for _, other in made]).take(taken)
     if more is not None:
-        names.append(MORE)
-        arrays.append(more)
-    names += ["_topic", "_partition", "_offset", "_row"]
-    arrays += [
-        _named(_joined([batch.topics for batch in batches])[order], topics),
-        pa.array(partitions[order]),
-        pa.array(offsets[order]),
-        pa.array(rows[order]),
-    ]
-    return pa.table(arrays, names=names)
+        arrays[MORE] = more
+    arrays |= {
+        "_topic": _named(_drained(batches, "topics")[order], topics),
+        "_partition": pa.array(partitions[order]),
+        "_offset": pa.array(offsets[order]),
+        "_row": pa.array(rows[order]),
+    }
+    return pa.table(arrays)
+
+
+def _drained(batches: Sequence[RowBatch], name: str) -> npt.NDArray[Any]:
+    """A column of all batches, which do not have it any more."""
+    parts = [getattr(batch, name) for batch in batches]
+    for batch in batches:
+        setattr(batch, name, np.empty(0, parts[0].dtype))
+    return np.concatenate(parts)
 
 
 def quarantine_table(refused: Sequence[RefusedRow], devices: Texts, topics: Texts) -> pa.Table:
@@ -139,10 +146,6 @@ def quarantine_table(refused: Sequence[RefusedRow], devices: Texts, topics: Text
             "_row": pa.array(rows[order]),
         }
     )
-
-
-def _joined(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _ranks(texts: Texts) -> Int32s:
@@ -232,14 +235,14 @@ def _one_by_one(values: Sequence[Any], column: Column) -> tuple[pa.Array, pa.Arr
     return array, pa.array(others, pa.string())
 
 
-def _more(batches: Sequence[RowBatch], columns: Sequence[Column]) -> pa.Array:
+def _more(batches: Sequence[RowBatch], lengths: Sequence[int], columns: Sequence[Column]) -> pa.Array:
     """The fields that have no column, as one JSON object a row."""
     own = {column.field for column in columns}
     texts: list[str | None] = []
-    for batch in batches:
-        rows: list[dict[str, Any]] = [{} for _ in range(len(batch))]
+    for batch, length in zip(batches, lengths, strict=True):
+        rows: list[dict[str, Any]] = [{} for _ in range(length)]
         for path in sorted(batch.fields.keys() - own):
-            for row, value in zip(rows, values_of(batch.fields[path], len(batch)), strict=True):
+            for row, value in zip(rows, values_of(batch.fields[path], length), strict=True):
                 if value is not None:
                     row[path] = value
         texts += [json_object(row) if row else None for row in rows]

@@ -1,19 +1,22 @@
-"""`headrace export --now`: close the open windows of a running appliance, so that the sink exports them."""
+"""`headrace export --now`: close the open windows of a running appliance, and wait for their files."""
 
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from appliance.commands.options import Config, DataDir
+from appliance.commands.log_text import size_text
+from appliance.commands.options import Config, DataDir, duration_s
 from appliance.settings import load_settings
-from commitlog.base import ClosedWindow
-from commitlog.remote import RemoteLog
-from core.channel import ChannelClient
 from core.errors import BadRequestError
+
+if TYPE_CHECKING:
+    from appliance.export_now import ExportedTopic
+
+TIMEOUT_S: Final = 60.0  # a window of some hundred MB
 
 
 def register(app: typer.Typer) -> None:
@@ -24,47 +27,43 @@ def register(app: typer.Typer) -> None:
 def export(
     now: Annotated[bool, typer.Option("--now", help="Close the open window of every topic now.")] = False,
     topic: Annotated[list[str] | None, typer.Option("--topic", help="Only this topic. Repeatable.")] = None,
+    timeout_s: Annotated[
+        float | None,
+        typer.Option("--timeout", metavar="TIME", parser=duration_s, help="How long to wait for the files (60s)."),
+    ] = None,
     data_dir: DataDir = None,
     config: Config = None,
 ) -> None:
-    """Close open windows of the running appliance, which hands them to the sink."""
+    """Close open windows of the running appliance, and wait until the sink has published what is in them."""
+    from appliance.export_now import export_now  # here: no other command needs it
+
     if not now:
         raise BadRequestError(
             "nothing to do: windows close and are exported by themselves",
             where="headrace export",
             mend="`headrace export --now` closes the open ones at once; retention.roll_interval sets the usual time",
         )
-    directory = load_settings(config, data_dir).data_dir
-    for name, window in asyncio.run(close_windows(directory, topic or [])).items():
-        typer.echo(f"{name}: {_told(window)}")
+    settings = load_settings(config, data_dir)
+
+    def tell(line: str) -> None:
+        typer.echo(f"note: {line}", err=True)
+
+    timeout_s = TIMEOUT_S if timeout_s is None else timeout_s
+    enabled = settings.sink.enabled
+    for one in asyncio.run(
+        export_now(settings.data_dir, topic or (), timeout_s=timeout_s, sink_enabled=enabled, tell=tell)
+    ):
+        for line in lines(one):
+            typer.echo(line)
 
 
-async def close_windows(data_dir: Path, topics: list[str]) -> dict[str, ClosedWindow | None]:
-    """Roll the topics (all, when none is named). None stands for a topic with nothing since its last window.
-
-    Raises UnavailableError when no appliance runs on `data_dir`, NotFoundError for an unknown topic.
-    """
-    channel = ChannelClient(data_dir / "run" / "edge.sock")
-    log = RemoteLog(channel)
-    try:
-        names = topics or await asyncio.to_thread(_all_topics, data_dir)
-        return {name: await log.roll(name, "asked for on the command line") for name in names}
-    finally:
-        await channel.close()
-
-
-def _all_topics(data_dir: Path) -> list[str]:
-    from commitlog.reader import FileLogReader  # here: only this command reads the log
-
-    reader = FileLogReader(data_dir)
-    try:
-        return sorted(reader.topics())
-    finally:
-        reader.close()
-
-
-def _told(window: ClosedWindow | None) -> str:
-    if window is None:
-        return "nothing new since the last window"
-    filled = sum(1 for first, following in window.offsets.values() if following > first)
-    return f"window {window.number} closed, {window.span} offsets in {filled} partitions"
+def lines(one: ExportedTopic) -> Iterator[str]:
+    """What became of one topic."""
+    if one.closed is None and not one.exports:
+        yield f"{one.topic}: nothing new"
+        return
+    rows = sum(file["rows"] for file in one.files)
+    size = size_text(sum(file["bytes"] for file in one.files))
+    yield f"{one.topic}: {rows} rows in {len(one.files)} files ({size})"
+    for file in one.files:
+        yield f"  lake/{file['path']}  {file['rows']} rows, {size_text(file['bytes'])}"

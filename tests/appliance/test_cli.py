@@ -15,12 +15,9 @@ import pytest
 
 from appliance import cli
 from appliance.commands import simulate
-from appliance.commands.export import close_windows
+from appliance.export_now import ExportedTopic
 from appliance.settings import Settings
-from commitlog.base import ClosedWindow
-from commitlog.windows import window_to_row
-from core.channel import ChannelServer
-from core.errors import HeadraceError, NotFoundError, PortTakenError, UnavailableError
+from core.errors import HeadraceError, PortTakenError, UnavailableError
 from core.ports import publish_port
 
 
@@ -51,7 +48,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--help") == 0
     shown = capsys.readouterr().out
-    for command in ("run", "demo", "simulate", "export", "config", "log"):
+    for command in ("run", "demo", "simulate", "export", "verify", "query", "config", "log"):
         assert command in shown
 
 
@@ -212,60 +209,6 @@ def test_simulate_falls_back_to_the_usual_ports(monkeypatch: pytest.MonkeyPatch)
     assert (options.mqtt_port, options.tcp_port, options.host) == (1883, 9000, "127.0.0.1")
 
 
-# ---- export
-
-
-def window(topic: str) -> ClosedWindow:
-    return ClosedWindow(
-        topic=topic, topic_id="0" * 32, number=3, start_ms=1, end_ms=2, offsets={0: (5, 9), 1: (7, 7)}, reason="asked"
-    )
-
-
-async def edge(data_dir: Path) -> ChannelServer:
-    """A channel that rolls `telemetry`, has nothing new in `quiet` and knows no other topic."""
-
-    async def roll(arguments: Mapping[str, Any]) -> Any:
-        topic = arguments["topic"]
-        if topic not in ("telemetry", "quiet"):
-            raise NotFoundError(f"there is no topic {topic!r}")
-        return window_to_row(window(topic)) if topic == "telemetry" else None
-
-    (data_dir / "run").mkdir(parents=True)
-    server = ChannelServer(data_dir / "run" / "edge.sock", {"roll": roll})
-    await server.start()
-    return server
-
-
-async def test_export_rolls_the_topics_over_the_channel(tmp_path: Path) -> None:
-    server = await edge(tmp_path)
-    try:
-        closed = await close_windows(tmp_path, ["telemetry", "quiet"])
-        assert closed == {"telemetry": window("telemetry"), "quiet": None}
-        with pytest.raises(NotFoundError, match="no topic 'other'"):
-            await close_windows(tmp_path, ["other"])
-    finally:
-        await server.close()
-
-
-async def test_export_rolls_every_topic_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Reader:
-        def __init__(self, data_dir: Path) -> None:
-            assert data_dir == tmp_path
-
-        def topics(self) -> Mapping[str, None]:
-            return {"telemetry": None, "quiet": None}
-
-        def close(self) -> None:
-            pass
-
-    monkeypatch.setitem(sys.modules, "commitlog.reader", SimpleNamespace(FileLogReader=Reader))
-    server = await edge(tmp_path)
-    try:
-        assert await close_windows(tmp_path, []) == {"quiet": None, "telemetry": window("telemetry")}
-    finally:
-        await server.close()
-
-
 def test_simulate_says_when_its_report_cannot_be_written(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("simulate", "--devices", "1", "--for", "1ms", "--report", "none/r.json") == 1
     shown = capsys.readouterr().err
@@ -273,15 +216,20 @@ def test_simulate_says_when_its_report_cannot_be_written(capsys: pytest.CaptureF
     assert "where: none/r.json" in shown
 
 
-def test_export_prints_the_windows(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    async def closed(_data_dir: Path, topics: list[str]) -> dict[str, ClosedWindow | None]:
+def test_export_prints_the_files(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    async def exported(_data_dir: Path, topics: list[str], **options: Any) -> list[ExportedTopic]:
         await asyncio.sleep(0)
-        return {topics[0]: window(topics[0]), topics[1]: None}
+        assert options["timeout_s"] == 90
+        rows = [{"files": [{"path": "a/date=2026-11-20/x.parquet", "rows": 4, "bytes": 2048}]}]
+        return [
+            ExportedTopic(topic=topics[0], closed=4, exports=rows),
+            ExportedTopic(topic=topics[1], closed=None, exports=[]),
+        ]
 
-    monkeypatch.setattr("appliance.commands.export.close_windows", closed)
-    assert run("export", "--now", "--topic", "a", "--topic", "b") == 0
+    monkeypatch.setattr("appliance.export_now.export_now", exported)
+    assert run("export", "--now", "--topic", "a", "--topic", "b", "--timeout", "90s") == 0
     assert capsys.readouterr().out == (
-        "a: window 3 closed, 4 offsets in 1 partitions\nb: nothing new since the last window\n"
+        "a: 4 rows in 1 files (2.0 KB)\n  lake/a/date=2026-11-20/x.parquet  4 rows, 2.0 KB\nb: nothing new\n"
     )
 
 

@@ -17,11 +17,12 @@ from core.channel import ChannelClient
 from core.clock import SystemClock
 from core.collector import collect_seldom
 from core.tasks import background
+from sink.attempts import Pauses
 from sink.holding import Holding
 from sink.metrics import WRITE_INTERVAL_S, SinkMetrics, keep_written
 from sink.parquet import ParquetSink
 from sink.reading import Reading, json_reading, raw_reading
-from sink.runner import Pauses, Runner
+from sink.runner import Runner
 from sink.schema import Schema
 from sink.staging import Limits
 from sink.times import Skew

@@ -3,9 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from core.clock import Clock
 from core.errors import HeadraceError
+from sink.base import BackOffError, RecordsFailedError
+
+FIRST_PAUSE_S: Final = 0.5
+WAIT_S: Final = 1.0  # longest sleep on the log's doorbell: bounds how long a stop takes
+POLL_S: Final = 0.2  # shortest time between two looks at the windows: a busy log rings its bell all the time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pauses:
+    """How long the runner waits, in seconds."""
+
+    retry_max_s: float
+    first_s: float = FIRST_PAUSE_S
+    wait_s: float = WAIT_S
+    poll_s: float = POLL_S
+
+    def after(self, error: Exception, failures: int) -> float:
+        """The pause after the `failures`-th failure in a row."""
+        if isinstance(error, RecordsFailedError):
+            return self.retry_max_s
+        if isinstance(error, BackOffError):
+            return min(max(error.retry_after_s, self.first_s), self.retry_max_s)
+        return min(self.first_s * 2.0 ** min(failures - 1, 32), self.retry_max_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

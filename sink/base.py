@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from commitlog.base import ClosedWindow, LogReader
+from commitlog.base import ClosedWindow, LogReader, TopicInfo
 from commitlog.gaps import LEFT_OUT
 from core.errors import HeadraceError
 
@@ -153,7 +153,7 @@ class Export:
     `records` counts the records read, `rows` the decoded rows, `quarantined` the records kept raw, by reason;
     `clashes` the values that went to a side column, by column. `lost` are offsets whose records the log no longer has,
     `left_out` those that never belonged to a record. `notes` are handed to the next `write` of the topic (None: those
-    before them still are).
+    before them still are). `taken_over`: it stood there, and was not recorded.
     """
 
     files: Sequence[ExportedFile] = ()
@@ -163,6 +163,7 @@ class Export:
     lost: Sequence[Missing] = ()
     left_out: Sequence[Missing] = ()
     clashes: Mapping[str, int] = field(default_factory=dict)
+    taken_over: bool = False
     notes: Sequence[str] | None = None
 
 
@@ -178,6 +179,15 @@ class Sink(Protocol):
         """Make ready, and clear away what an earlier process left. Called again after NotConnectedError.
 
         `progress` maps topic id -> number of the first window that is not exported yet.
+        """
+        ...
+
+    def unrecorded(self, info: TopicInfo, next_window: int | None, reader: LogReader) -> Sequence[ExportWindow]:
+        """What readers of the sink see of a topic already, or will by a plan, and is not recorded; in order.
+
+        Asked before a topic's first export since `open`. `next_window` is the first window that is not recorded, None
+        where nothing is: the checkpoint may be lost. The runner hands each to `write` in its turn, exactly as it is
+        here, also where the log no longer knows its windows.
         """
         ...
 

@@ -288,5 +288,7 @@ def _texts(array: pa.Array) -> tuple[Int64s, Bools]:
 
 
 def _nulls(array: pa.Array) -> Bools:
+    if not array.null_count:
+        return np.zeros(len(array), np.bool_)
     nulls: Bools = array.is_null().to_numpy(zero_copy_only=False)
     return nulls

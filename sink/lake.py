@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core.errors import DataDirError
+from sink.columns import TYPES
 from sink.plan import topic_folder
 from sink.times import day_number
 
@@ -63,9 +64,10 @@ class LakeFile:
 
     `decoder` to `declared_text` are how its rows were read: the decoder's version, the payload field with the device's
     time, how far that may be ahead of and behind the time received, the version of the topic's declared schema and its
-    text (both empty where none was). `more`: whether it has a column `_more`. `files` are the paths of its unit, named
-    by the unit's last file alone; empty in the others. `replays` is the quarantine file that this one replaces, empty
-    for the export of a window.
+    text (both empty where none was). `more`: whether it has that column, for fields without one. `files` are the paths
+    of its unit and `missing` the offsets of its windows that are in none of them - partition, first, next, reason -,
+    named by the unit's last file alone; empty in the others. `replays` is the quarantine file that this one replaces,
+    empty for the export of a window.
     """
 
     path: str
@@ -92,6 +94,7 @@ class LakeFile:
     more: bool
     software: str
     files: tuple[str, ...] = ()
+    missing: tuple[tuple[int, int, int, str], ...] = ()
     replays: str = ""
 
     @property
@@ -207,7 +210,7 @@ def _parquet_below(directory: Path) -> Iterator[str]:
     """Paths of Parquet files at any depth below a directory; folders that are hidden from readers are left out."""
     for at, folders, names in os.walk(directory, onerror=_unless_gone):
         folders[:] = [name for name in folders if name[0] not in "._" or directory.name == SUPERSEDED]
-        for name in names:
+        for name in (*names, *folders):  # readers that glob take a directory of such a name for a file
             if name.endswith(SUFFIX) and name[0] not in "._":
                 yield str((Path(at) / name).relative_to(directory))
 
@@ -220,6 +223,8 @@ def _unless_gone(error: OSError) -> None:
 def read_lake_file(lake: Path, path: str) -> LakeFile | BadFile | None:
     """What a file's footer says of it; None when it is not there (any more)."""
     try:
+        if (lake / path).is_dir():
+            return BadFile(path=path, trouble="foreign", what="it is a directory, and is called like a file of rows")
         size_bytes = (lake / path).stat().st_size
         footer = pq.read_metadata(lake / path)
         schema = footer.schema.to_arrow_schema()
@@ -277,6 +282,7 @@ def _lake_file(path: str, size_bytes: int, notes: Mapping[str, str], *, more: bo
         more=more,
         software=notes.get("software", ""),
         files=tuple(msgspec.json.decode(notes.get("files", "[]"), type=list[str])),
+        missing=msgspec.json.decode(notes.get("missing", "[]"), type=tuple[tuple[int, int, int, str], ...]),
         replays=notes.get("replays", ""),
     )
     _ = file.columns, day_number(file.date)  # they can be read
@@ -301,7 +307,12 @@ def _contradiction(file: LakeFile, footer_rows: int, schema: pa.Schema) -> str:
         return f"its offsets are no ranges: {dict(file.offsets)}"
     if file.files and file.path not in file.files:
         return "it names the files of its export, and not itself"
-    for name, kind in _OURS[file.kind].items():
+    wanted = dict(_OURS[file.kind])
+    for name, note in file.columns.items():
+        wanted[name] = TYPES.get(note.kind, pa.null())
+        if note.other is not None:
+            wanted[note.other] = pa.string()
+    for name, kind in wanted.items():
         index = schema.get_field_index(name)
         if index < 0 or schema.field(index).type != kind:
             return f"it has no column {name} of type {kind}"

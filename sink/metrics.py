@@ -50,6 +50,7 @@ class SinkMetrics:
         self._files = counter("files", "Files published.", "topic")
         self._bytes = counter("bytes", "Bytes of published files.", "topic")
         self._clashes = counter("clashes", "Values that went to a side column.", "topic")
+        self._taken_over = counter("taken_over", "Exports found in the lake and recorded as they stood.", "topic")
         self._lost = counter("lost_records", "Offsets listed as lost.", "topic")
         self._failures = counter("failures", "Failed attempts, by kind of error.", "kind")
         self._last = Gauge(
@@ -64,7 +65,11 @@ class SinkMetrics:
         self._registry.register(StandingCollector(standing))
 
     def exported(self, topic: str, export: Export, now_ms: int) -> None:
-        """Count a window whose checkpoint is durable."""
+        """Count a window whose checkpoint is durable; one that was only recorded has been counted when it was made."""
+        self.changed.set()
+        if export.taken_over:
+            self._taken_over.labels(topic).inc()
+            return
         self._windows.labels(topic).inc()
         self._rows.labels(topic).inc(export.rows)
         self._files.labels(topic).inc(len(export.files))
@@ -74,7 +79,6 @@ class SinkMetrics:
         for reason, count in export.quarantined.items():
             self._quarantined.labels(topic, reason).inc(count)
         self._last.labels(topic).set(now_ms / 1000)
-        self.changed.set()
 
     def failed(self, kind: str) -> None:
         """Count a failed attempt; `kind` is an error code."""

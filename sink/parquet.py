@@ -19,15 +19,18 @@ from typing import BinaryIO, Final
 
 import structlog
 
-from commitlog.base import LogReader
+from commitlog.base import LogReader, TopicInfo
 from sink.base import CancelFlag, Export, ExportedFile, ExportWindow, NotConnectedError
-from sink.plan import AnyPlan, Plan, PlannedFile, any_plan, from_json, plan_name, to_json
+from sink.plan import AnyPlan, Plan, PlannedFile, any_plan, from_json, plan_name, to_json, window_of
 from sink.reading import Reading
+from sink.recorded import LakeRecord, Recorded, export_of
 from sink.records import WindowRecords
 from sink.staging import Limits, Staging
 from sink.storage import Storage
 
 _log: Final = structlog.get_logger("headrace.sink")
+
+MAX_NAMED: Final = 10  # files named in one line of the log
 
 
 class ParquetSink:
@@ -53,7 +56,8 @@ class ParquetSink:
         self._software = software
         self._storage = storage or Storage()
         self._lock: BinaryIO | None = None
-        self._begun: dict[str, Plan] = {}
+        self._begun: dict[tuple[str, int], Plan] = {}
+        self._recorded: dict[tuple[str, int], Recorded] = {}
 
     def open(self, progress: Mapping[str, int]) -> None:
         """Make the folders, drop the plans of windows that are done, and what no plan needs in `.tmp`."""
@@ -67,11 +71,13 @@ class ParquetSink:
                 mend="it ends by itself when its appliance has stopped; otherwise stop it",
             )
         self._begun.clear()
+        self._recorded.clear()
         for path in sorted(self._plans.glob("*.json")):
-            self._take_over(path, progress)
+            if not _is_directory(path):
+                self._take_over(path, progress)
         needed = {file.staged for plan in self._begun.values() for file in plan.files}
         for leftover in sorted(self._tmp.iterdir()):
-            if leftover.name not in needed:
+            if leftover.name not in needed and not _is_directory(leftover):
                 self._storage.remove(leftover)
 
     def _take_over(self, path: Path, progress: Mapping[str, int]) -> None:
@@ -80,34 +86,70 @@ class ParquetSink:
         plan, known = from_json(text), any_plan(text)
         recorded = known is not None and known.number < progress.get(known.topic_id, 0)
         if plan is not None and not recorded:
-            self._begun[plan.topic_id] = plan
+            self._begun[plan.topic_id, plan.number] = plan
         elif recorded:
             self._storage.remove(path)
         else:
             self._set_aside(path, known)
 
+    def unrecorded(self, info: TopicInfo, next_window: int | None, reader: LogReader) -> Sequence[ExportWindow]:
+        """See `Sink.unrecorded` and `sink.recorded`. What is broken, and the log has still, is taken back."""
+        planned = [window_of(plan) for plan in self._plans_of(info.topic_id) if plan.number >= (next_window or 0)]
+        found = LakeRecord(self._lake, info, next_window, reader).find(planned)
+        if found.broken:
+            _log.warning(
+                "files taken back",
+                what="they are of exports that are not whole; the log still has the records, and exports them anew",
+                topic=info.name,
+                where=str(self._lake),
+                files=found.broken[:MAX_NAMED],
+                files_total=len(found.broken),
+            )
+            self._take_back(found.broken)
+        for one in found.recorded:
+            self._recorded[info.topic_id, one.window.number] = one
+        windows = [*planned, *(one.window for one in found.recorded)]
+        return sorted(windows, key=lambda window: window.first_number)
+
     def begun(self, topic_id: str, next_window: int) -> int | None:
         """See `Sink.begun`."""
-        plan = self._begun.get(topic_id)
-        if plan is not None and plan.number < next_window:  # recorded, and whoever recorded it never heard of it
-            self._forget(plan)
-            return None
-        return None if plan is None else plan.number
+        for plan in self._plans_of(topic_id):
+            if plan.number >= next_window:
+                return plan.number
+            self._forget(plan)  # recorded, and whoever recorded it never heard of it
+        return None
 
     def write(
         self, window: ExportWindow, reader: LogReader, cancel: CancelFlag, *, notes: Sequence[str] = ()
     ) -> Export:
         """Publish a window's files; see `Sink.write`."""
         self._check_there()
+        recorded = self._recorded.get((window.topic_id, window.number))
+        if recorded is not None and recorded.window == window:
+            return self._taken_over(recorded, cancel, notes)
         plan = self._resumed(window) or self._new_plan(window, reader, cancel, notes)
         for file in plan.files:
             self._publish(file)
         self._sync_directories(plan)
         return _export(plan)
 
+    def _taken_over(self, recorded: Recorded, cancel: CancelFlag, notes: Sequence[str]) -> Export:
+        window = recorded.window
+        if not recorded.whole:
+            _log.error(
+                "an export that is not whole is kept",
+                what="files of it are missing, and the log no longer has all of its records",
+                topic=window.topic,
+                windows=[window.first_number, window.number],
+                where=str(self._lake),
+                mend="put its files back from a copy; `headrace verify` names them, or the offsets that are nowhere",
+            )
+        return export_of(recorded, self._lake, cancel, notes)
+
     def settle(self, window: ExportWindow) -> None:
         """Remove the plan of an exported window."""
-        plan = self._begun.get(window.topic_id)
+        self._recorded.pop((window.topic_id, window.number), None)
+        plan = self._begun.get((window.topic_id, window.number))
         if plan is not None:
             self._forget(plan)
 
@@ -120,7 +162,11 @@ class ParquetSink:
     def _forget(self, plan: Plan) -> None:
         """Drop a plan that is carried out and recorded."""
         self._storage.remove(self._plans / plan_name(plan.topic, plan.number))
-        self._begun.pop(plan.topic_id, None)
+        self._begun.pop((plan.topic_id, plan.number), None)
+
+    def _plans_of(self, topic_id: str) -> list[Plan]:
+        """The plans of a topic that are not recorded, in order; mostly there is one at most."""
+        return [self._begun[key] for key in sorted(self._begun) if key[0] == topic_id]
 
     def _check_there(self) -> None:
         """The lake may have been removed, or another disk mounted over it, since it was opened."""
@@ -143,7 +189,7 @@ class ParquetSink:
         if plan is not None and plan.is_for(window) and all(map(self._is_at_hand, plan.files)):
             return plan
         self._set_aside(path, plan)
-        self._begun.pop(window.topic_id, None)
+        self._begun.pop((window.topic_id, window.number), None)
         return None
 
     def _set_aside(self, path: Path, plan: Plan | AnyPlan | None) -> None:
@@ -187,7 +233,7 @@ class ParquetSink:
         except Exception:
             self._clear([*staging.names, path.name])
             raise
-        self._begun[plan.topic_id] = plan
+        self._begun[plan.topic_id, plan.number] = plan
         return plan
 
     def _clear(self, names: Sequence[str]) -> None:
@@ -196,17 +242,36 @@ class ParquetSink:
             self._storage.remove(self._tmp / name)
 
     def _publish(self, file: PlannedFile) -> None:
-        final = self._lake / file.path
-        if final.exists():
+        staged, final = self._tmp / file.staged, self._lake / file.path
+        if not staged.exists():  # it is published: a plan is carried out only when each file is here or there
             return
+        if final.exists():
+            _log.warning(
+                "a file of the lake is replaced",
+                what="it bears the name of an export that is published only now, so that nothing tells what it is",
+                where=str(final),
+            )
         self._storage.make_dirs(final.parent)
-        self._storage.rename(self._tmp / file.staged, final)
+        self._storage.rename(staged, final)
 
     def _sync_directories(self, plan: Plan) -> None:
         """A file found published may be the work of a process killed before it synced the directory: sync them all."""
         dates = {(self._lake / file.path).parent for file in plan.files}
         for directory in sorted(dates | {date.parent for date in dates}):
             self._storage.sync_dir(directory)
+
+
+def _is_directory(path: Path) -> bool:
+    """Whether something stands there that this sink never makes; it is told, and left alone."""
+    if not path.is_dir():
+        return False
+    _log.warning(
+        "a directory is left alone",
+        what="the sink keeps nothing but files there",
+        where=str(path),
+        mend="it is somebody else's: move it away",
+    )
+    return True
 
 
 def _export(plan: Plan) -> Export:

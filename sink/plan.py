@@ -74,6 +74,19 @@ class Plan:
         )
 
 
+def window_of(plan: Plan) -> ExportWindow:
+    """What a plan is a plan of."""
+    return ExportWindow(
+        topic=plan.topic,
+        topic_id=plan.topic_id,
+        first_number=plan.first_number,
+        number=plan.number,
+        start_ms=plan.start_ms,
+        end_ms=plan.end_ms,
+        offsets={int(partition): pair for partition, pair in plan.offsets.items()},
+    )
+
+
 def to_json(plan: Plan) -> str:
     """The plan as it stands on disk."""
     return msgspec.json.format(msgspec.json.encode(plan), indent=1).decode()

@@ -90,19 +90,23 @@ def _entered(
     ledger: Ledger, window: ExportWindow, state: LedgerState, missing: Sequence[Missing], now_ms: int
 ) -> Iterator[TableChange]:
     for each in sorted(missing, key=lambda one: (one.partition, one.first)):
-        entry = LedgerEntry(
-            topic=window.topic,
-            topic_id=window.topic_id,
-            partition=each.partition,
-            first=each.first,
-            next=each.next,
-            state=state,
-            reason=each.reason,
-            at_ms=now_ms,
-        )
-        change = ledger.enter(entry)
+        change = ledger.enter(ledger_entry(window, state, each, now_ms))
         if change is not None:
             yield change
+
+
+def ledger_entry(window: ExportWindow, state: LedgerState, missing: Missing, now_ms: int) -> LedgerEntry:
+    """What the ledger says of offsets that are in no file."""
+    return LedgerEntry(
+        topic=window.topic,
+        topic_id=window.topic_id,
+        partition=missing.partition,
+        first=missing.first,
+        next=missing.next,
+        state=state,
+        reason=missing.reason,
+        at_ms=now_ms,
+    )
 
 
 def _range(missing: Missing) -> list[Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Final, ParamSpec, TypeVar
@@ -18,25 +18,24 @@ import structlog
 
 from commitlog.base import ClosedWindow, Log, LogReader, TopicInfo
 from commitlog.committed import Committed, committed_from_row, committed_table
-from commitlog.ledger import LEDGER_TABLE, Ledger
+from commitlog.ledger import LEDGER_TABLE, Ledger, LedgerState, without
 from core.clock import Clock
 from core.errors import HeadraceError
 from core.tasks import background, log_unexpected
-from sink.attempts import Attempts, trouble_of
+from sink.attempts import Attempts, Pauses, trouble_of
 from sink.base import (
-    BackOffError,
     CancelFlag,
     Export,
     ExportCancelledError,
     ExportWindow,
+    Missing,
     NotConnectedError,
-    RecordsFailedError,
     Sink,
     joined,
 )
 from sink.holding import Holding
 from sink.metrics import SinkMetrics
-from sink.progress import after, checkpoint, unseen
+from sink.progress import after, checkpoint, ledger_entry, unseen
 from sink.requests import REQUESTS_TABLE, flush_done, flushes
 from sink.standing import Standing, TopicStanding, Waiting, Work, state_of, tried, waiting_of, work_on
 
@@ -44,37 +43,22 @@ _log: Final = structlog.get_logger("headrace.sink")
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-FIRST_PAUSE_S: Final = 0.5
-WAIT_S: Final = 1.0  # longest sleep on the log's doorbell: bounds how long a stop takes
-POLL_S: Final = 0.2  # shortest time between two looks at the windows: a busy log rings its bell all the time
+_TOLD: Final[Collection[LedgerState]] = ("lost", "left_out", "dropped")  # offsets that need no other explanation
 WINDOWS_PER_TURN: Final = 8  # of one topic before the next topic's turn
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pauses:
-    """How long the runner waits, in seconds."""
-
-    retry_max_s: float
-    first_s: float = FIRST_PAUSE_S
-    wait_s: float = WAIT_S
-    poll_s: float = POLL_S
-
-    def after(self, error: Exception, failures: int) -> float:
-        """The pause after the `failures`-th failure in a row."""
-        if isinstance(error, RecordsFailedError):
-            return self.retry_max_s
-        if isinstance(error, BackOffError):
-            return min(max(error.retry_after_s, self.first_s), self.retry_max_s)
-        return min(self.first_s * 2.0 ** min(failures - 1, 32), self.retry_max_s)
 
 
 @dataclass(slots=True, kw_only=True)
 class _Turn(Attempts):
-    """Where one topic stands, and whether it has to wait."""
+    """Where one topic stands, and whether it has to wait.
+
+    `recorded`: the tables say where. `ahead` is what the sink has of it beyond that, None as long as nobody asked.
+    """
 
     topic: str = ""
     committed: Committed = field(default_factory=Committed)
     waiting: Waiting | None = None
+    recorded: bool = False
+    ahead: Sequence[ExportWindow] | None = None
 
 
 class Runner:
@@ -183,12 +167,15 @@ class Runner:
         if not self._loaded:
             rows = await self._log.rows(committed_table(self._sink.name))
             for topic_id, row in rows.items():
-                self._turns.setdefault(topic_id, _Turn()).committed = committed_from_row(row)
+                turn = self._turns.setdefault(topic_id, _Turn())
+                turn.committed, turn.recorded = committed_from_row(row), True
             self._ledger = Ledger(await self._log.rows(LEDGER_TABLE))
             self._loaded = True
         if not self._sink_open:
             done = {topic_id: turn.committed.next_window for topic_id, turn in self._turns.items()}
             await self._in_thread(self._open_sink, done)
+            for turn in self._turns.values():
+                turn.ahead = None
         if self._reader is None:
             self._reader = await self._in_thread(self._open_reader)
         return self._reader
@@ -202,15 +189,17 @@ class Runner:
         moved = False
         try:
             await self._forget_flush(info, turn)
+            if turn.ahead is None:
+                turn.ahead = await self._look_ahead(reader, info, turn)
             last = turn.committed.next_window - 1
             windows = await self._in_thread(reader.windows, info.name, after=last)
             self._count(windows, info, turn)
             for _ in range(WINDOWS_PER_TURN):
-                due = next(self._units(windows, info, turn), [])
-                if not due:
+                window = self._due(windows, info, turn)
+                if window is None:
                     break
-                await self._export(reader, joined(due), turn)
-                windows = windows[len(due) :]
+                await self._export(reader, window, turn)
+                windows = [later for later in windows if later.number > window.number]
                 self._count(windows, info, turn)
                 turn.succeeded()
                 moved = True
@@ -228,18 +217,47 @@ class Runner:
         self._sink_open = False
         self._sink.close()
 
-    def _units(self, windows: Sequence[ClosedWindow], info: TopicInfo, turn: _Turn) -> Iterator[Sequence[ClosedWindow]]:
-        """The windows of a topic to be exported now, those together that become one."""
-        return self._holding.units(
-            windows,
-            now_ms=self._clock.time_ms(),
-            flush_through=self._flushes.get(info.topic_id, -1),
-            begun=self._sink.begun(info.topic_id, turn.committed.next_window),
-        )
+    async def _look_ahead(self, reader: LogReader, info: TopicInfo, turn: _Turn) -> Sequence[ExportWindow]:
+        """What the sink has of a topic, and the tables do not know of."""
+        known = turn.committed.next_window if turn.recorded else None
+        ahead = await self._in_thread(self._sink.unrecorded, info, known, reader)
+        if ahead:
+            _log.warning(
+                "exports are not recorded",
+                what="the sink has them already, or has begun them: they are recorded, or finished, as they are",
+                topic=info.name,
+                windows=[ahead[0].first_number, ahead[-1].number],
+                exports=len(ahead),
+                recorded_to=known,
+            )
+        return ahead
+
+    def _due(self, windows: Sequence[ClosedWindow], info: TopicInfo, turn: _Turn) -> ExportWindow | None:
+        """What of a topic is to be exported now: windows of the log, up to what the sink has already, or that."""
+        flush_through = self._flushes.get(info.topic_id, -1)
+        begun = self._sink.begun(info.topic_id, turn.committed.next_window)
+        if turn.ahead:
+            ahead = turn.ahead[0]
+            windows = [window for window in windows if window.number < ahead.first_number]
+            if not windows:
+                return ahead
+            flush_through = windows[-1].number  # what they could be held back for is out already
+            begun = begun if begun is not None and begun < ahead.first_number else None
+        due = self._holding.due(windows, now_ms=self._clock.time_ms(), flush_through=flush_through, begun=begun)
+        return joined(due) if due else None
 
     def _count(self, windows: Sequence[ClosedWindow], info: TopicInfo, turn: _Turn) -> None:
-        due = sum(len(unit) for unit in self._units(windows, info, turn))
-        turn.waiting = waiting_of(windows, due, self._clock.time_ms())
+        """Note what a topic has waiting, and how much of it is held back."""
+        ahead_to = turn.ahead[-1].number if turn.ahead else -1
+        rest = [window for window in windows if window.number > ahead_to]
+        units = self._holding.units(
+            rest,
+            now_ms=self._clock.time_ms(),
+            flush_through=self._flushes.get(info.topic_id, -1),
+            begun=None if turn.ahead else self._sink.begun(info.topic_id, turn.committed.next_window),
+        )
+        held = len(rest) - sum(len(unit) for unit in units)
+        turn.waiting = waiting_of(windows, held, self._clock.time_ms())
 
     async def _look(self, reader: LogReader, info: TopicInfo, turn: _Turn) -> None:
         """Count what waits of a topic that is not tried now."""
@@ -255,7 +273,7 @@ class Runner:
             await self._log.append([], [flush_done(info.topic_id)])
 
     async def _export(self, reader: LogReader, window: ExportWindow, turn: _Turn) -> None:
-        skipped = tuple(unseen(turn.committed, window))
+        skipped = await self._unseen(turn, window)
         export = Export()
         if window.span:
             self._work = work_on(window, self._clock.time_ms())
@@ -275,14 +293,32 @@ class Runner:
         self._loaded = False  # until this is known to stand, the tables say what is exported and not this object
         await self._log.append([], changes)
         self._loaded = True
-        turn.committed = reached
+        turn.committed, turn.recorded = reached, True
+        turn.ahead = [later for later in turn.ahead or () if later.number > window.number]
         self._metrics.exported(window.topic, export, now_ms)
         self._tell(window, export)
         if window.span:
             await self._in_thread(self._sink.settle, window)
 
+    async def _unseen(self, turn: _Turn, window: ExportWindow) -> Sequence[Missing]:
+        """Offsets between what is committed and the window, but for those of which the ledger knows where they are."""
+        skipped = tuple(unseen(turn.committed, window))
+        if not skipped:
+            return ()
+        rows = await self._log.rows(LEDGER_TABLE)
+        return [
+            replace(each, first=first, next=following)
+            for each in skipped
+            for first, following in without(
+                rows, ledger_entry(window, "lost", each, 0), ("lost", "left_out", "dropped")
+            )
+        ]
+
     def _tell(self, window: ExportWindow, export: Export) -> None:
-        facts = {"topic": window.topic, "window": window.number, "rows": export.rows, "files": len(export.files)}
+        facts: dict[str, object] = {"topic": window.topic, "window": window.number}
+        facts |= {"rows": export.rows, "files": len(export.files)}
+        if export.taken_over:
+            facts["taken_over"] = True
         if export.quarantined:
             facts["quarantined"] = sum(export.quarantined.values())
         if export.lost:

@@ -11,7 +11,7 @@ Nothing here is visible or durable as an export: that begins with the plan (`sin
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -154,29 +154,38 @@ class Staging:
         last_rows = not self._refused
         for day in days[:-1] if last_rows else days:
             self._stage_rows(day)
-        self._stage_again()
+        nothing_left = last_rows and not days
+        self._stage_again(closing if nothing_left else None)
         if not last_rows:
             self._stage_refused(closing)
         elif days:
             self._stage_rows(days[-1], closing)
 
-    def _stage_again(self) -> None:
-        """Give files that were written early the columns that were decided."""
+    def _stage_again(self, closing: Mapping[str, object] | None) -> None:
+        """Give files written early the columns that were decided; the last one `closing`, if it closes the export."""
         columns, overflowed = self._columns(), self._decoding.counts.overflowed
         for index, staged in enumerate(self._staged):
-            if staged.planned.kind == "quarantine" or (staged.columns, staged.overflowed) == (columns, overflowed):
-                continue
-            path = self._tmp / staged.planned.staged
-            planned = replace(staged.planned, staged=f"{staged.planned.staged}.again")
-            with pq.ParquetFile(path) as source:
-                tables = (
-                    recolumned(source.read_row_group(group), staged.columns, columns, overflowed=overflowed)
-                    for group in range(source.num_row_groups)
-                )
+            notes = closing if index == len(self._staged) - 1 else None
+            same = staged.planned.kind == "quarantine" or (staged.columns, staged.overflowed) == (columns, overflowed)
+            if notes is not None or not same:
+                self._staged[index] = self._rewritten(staged, columns, overflowed, notes)
+
+    def _rewritten(
+        self, staged: _Staged, columns: tuple[Column, ...], overflowed: bool, closing: Mapping[str, object] | None
+    ) -> _Staged:
+        path = self._tmp / staged.planned.staged
+        planned = replace(staged.planned, staged=f"{staged.planned.staged}.again")
+        quarantine = planned.kind == "quarantine"
+        with pq.ParquetFile(path) as source:
+            groups = (source.read_row_group(group) for group in range(source.num_row_groups))
+            if quarantine:
+                planned = self._write(planned, quarantine_schema(), groups, (), closing)
+            else:
+                tables = (recolumned(each, staged.columns, columns, overflowed=overflowed) for each in groups)
                 schema = rows_schema(columns, overflowed, self._reading.schema)
-                planned = self._write(planned, schema, tables, columns, {})
-            self._storage.remove(path)
-            self._staged[index] = _Staged(planned, columns, overflowed)
+                planned = self._write(planned, schema, tables, columns, closing)
+        self._storage.remove(path)
+        return _Staged(planned, () if quarantine else columns, overflowed)
 
     def _columns(self) -> tuple[Column, ...]:
         if isinstance(self._reading.decoder, RawDecoder):
@@ -276,7 +285,8 @@ class Staging:
             "software": self._software,
         }
         if closing is not None:
-            paths = [*(staged.planned.path for staged in self._staged), file.path]
+            others = [staged.planned.path for staged in self._staged if staged.planned.path != file.path]
+            paths = [*others, file.path]
             notes |= {**closing, "files": paths, "parts": len(paths)}
         return {f"headrace.{name}": _text(value) for name, value in notes.items()}
 
@@ -305,11 +315,15 @@ class Staging:
         )
 
     def _doubles_now(self, columns: Sequence[Column]) -> tuple[str, ...]:
-        """The fields of doubles so far: a column that was whole numbers in one file and not in the next would not
-        fit together for many readers.
-        """
         found = [column.field for column in columns if not column.declared and column.kind == "double"]
-        return tuple(sorted({*found, *sorted(self._doubles)[: MAX_DOUBLES - len(found)]}))
+        return doubles_so_far(found, self._doubles)
+
+
+def doubles_so_far(found: Collection[str], earlier: Collection[str]) -> tuple[str, ...]:
+    """The fields of doubles so far: a column that was whole numbers in one file and not in the next would not fit
+    together for many readers.
+    """
+    return tuple(sorted({*found, *sorted(earlier)[: MAX_DOUBLES - len(found)]}))
 
 
 def file_crc32c(path: Path) -> str:

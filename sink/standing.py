@@ -43,10 +43,10 @@ class Waiting:
     counted_at_ms: int
 
 
-def waiting_of(windows: Sequence[ClosedWindow], due: int, now_ms: int) -> Waiting:
-    """What waits where the first `due` of the windows are to be exported now and the others are held back."""
-    oldest_ms = windows[0].end_ms if due else None
-    return Waiting(windows=len(windows), held=len(windows) - due, oldest_end_ms=oldest_ms, counted_at_ms=now_ms)
+def waiting_of(windows: Sequence[ClosedWindow], held: int, now_ms: int) -> Waiting:
+    """What waits where the last `held` of the windows are held back and the others are to be exported now."""
+    oldest_ms = windows[0].end_ms if len(windows) > held else None
+    return Waiting(windows=len(windows), held=held, oldest_end_ms=oldest_ms, counted_at_ms=now_ms)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

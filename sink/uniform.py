@@ -49,7 +49,7 @@ _STORED: Final[Mapping[type, str]] = {int: "int64", float: "double", str: "strin
 _NUMPY: Final[Mapping[str, Any]] = {"int64": np.int64, "double": np.float64}
 
 Bools = npt.NDArray[np.bool_]
-Marks = npt.NDArray[np.int64]
+Marks = npt.NDArray[np.int32]
 
 
 class Shape(dict[str, Any]):
@@ -115,7 +115,7 @@ class _Struct:
         Returns, for each struct, the quotation marks that its text needs, and whether it says all that the text did:
         its numbers are exact, and no nested object is empty (an empty one is a value, which arrays do not hold).
         """
-        marks, exact = np.zeros(len(structs), np.int64), np.ones(len(structs), np.bool_)
+        marks, exact = np.zeros(len(structs), np.int32), np.ones(len(structs), np.bool_)
         for member in self.members:
             values = member.get(structs)
             if isinstance(member.kind, _Struct):
@@ -272,7 +272,7 @@ def _quotation_marks(texts: Sequence[bytes]) -> Marks:
     lengths = np.fromiter(map(len, texts), np.int64, len(texts))
     starts = np.cumsum(lengths) - lengths
     is_mark = np.frombuffer(b"".join(texts), np.uint8) == _QUOTE
-    counts: Marks = np.add.reduceat(is_mark.view(np.uint8), starts, dtype=np.int64)
+    counts: Marks = np.add.reduceat(is_mark.view(np.uint8), starts, dtype=np.int32)
     return counts
 
 

@@ -16,10 +16,11 @@ import duckdb
 from commitlog.base import ClosedWindow, Gap, Header, Position, Slice, TableChange, TopicInfo, Watermark, WriterState
 from core.clock import SystemClock
 from core.errors import UnavailableError
+from sink.attempts import Pauses
 from sink.base import Sink
 from sink.holding import Holding
 from sink.metrics import SinkMetrics
-from sink.runner import Pauses, Runner
+from sink.runner import Runner
 from sink.storage import Storage
 from tests.conftest import wait_until_async
 
@@ -144,7 +145,15 @@ class FakeLog:
         return [window for window in self.closed[topic] if window.number > after]
 
     def watermarks(self, topic: str) -> Sequence[Watermark]:
-        raise NotImplementedError
+        """Each partition from its first record, or gap, on."""
+        found = []
+        for partition in range(self.infos[topic].partitions):
+            offsets = [record.offset for record in self.records[topic, partition]]
+            gaps = self.gaps.get((topic, partition), [])
+            start = min([*offsets[:1], *(gap.first for gap in gaps)], default=0)
+            high = max([offset + 1 for offset in offsets[-1:]] + [gap.next for gap in gaps], default=start)
+            found.append(Watermark(start=start, high=high))
+        return found
 
     def offset_for_time(self, topic: str, partition: int, timestamp_ms: int) -> int:
         raise NotImplementedError

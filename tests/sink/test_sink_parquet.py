@@ -192,10 +192,28 @@ def test_the_last_file_names_all_of_its_export(tmp_path: Path, log: FakeLog) -> 
     for number in range(40):
         log.put({"n": number, "ts": SECOND - 86_400 * (number % 3)})
         log.put(b"{", raw=True)
+    log.put({"n": 40, "late": 1})  # files that were written before are written again
     done = export(tmp_path, log, limits=Limits(memory_bytes=1500))
     closing = [pq.read_metadata(tmp_path / file.path).metadata.get(b"headrace.files") for file in done.files]
     assert closing[:-1] == [None] * (len(done.files) - 1)
     assert msgspec.json.decode(closing[-1]) == [file.path for file in done.files]
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("last", [b'{"n": 1}', b"{"], ids=["rows", "quarantine"])
+def test_a_file_closes_its_export_also_where_nothing_is_left_to_be_written(
+    tmp_path: Path, log: FakeLog, monkeypatch: pytest.MonkeyPatch, last: bytes
+) -> None:
+    """Too many names in a piece of a window: all of it is written, and this piece is the window's last."""
+    monkeypatch.setattr("sink.chunks.Gatherer.full", True)
+    for number in range(9):
+        log.put({"n": number, "early": 1})
+    log.put(last, raw=True)
+    done = export(tmp_path, log)
+    closing = [pq.read_metadata(tmp_path / file.path).metadata.get(b"headrace.files") for file in done.files]
+    assert closing[:-1] == [None] * (len(done.files) - 1)
+    assert msgspec.json.decode(closing[-1]) == [file.path for file in done.files]
+    assert len(lake_rows(tmp_path)) + (last == b"{") == 10
 
 
 def test_dates_beyond_the_limit_are_filed_where_they_were_received(tmp_path: Path, log: FakeLog) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from commitlog.base import LogReader
+from commitlog.base import LogReader, TopicInfo
 from commitlog.committed import Committed
 from commitlog.gaps import LEFT_OUT
 from commitlog.ledger import Ledger, entries
+from sink.attempts import Pauses
 from sink.base import (
     BackOffError,
     CancelFlag,
@@ -30,7 +31,6 @@ from sink.holding import Holding
 from sink.metrics import SinkMetrics, keep_written, write_metrics
 from sink.progress import EXPORTS_KEPT, after, checkpoint
 from sink.requests import flush_request
-from sink.runner import Pauses
 from tests.conftest import wait_until_async
 from tests.sink.sink_fakes import FakeLog, export_all, quick_runner, run_until
 
@@ -52,12 +52,16 @@ class ScriptedSink:
         self.script = list(script)
         self.topic = topic
         self.fail_open: list[Exception] = []
+        self.ahead: dict[str, list[ExportWindow]] = {}
         self.notes: list[tuple[str, ...]] = []
 
     def open(self, progress: Mapping[str, int]) -> None:
         self.calls.append(("open", dict(progress)))
         if self.fail_open:
             raise self.fail_open.pop(0)
+
+    def unrecorded(self, info: TopicInfo, next_window: int | None, reader: LogReader) -> Sequence[ExportWindow]:
+        return self.ahead.pop(info.topic_id, [])
 
     def begun(self, topic_id: str, next_window: int) -> int | None:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -276,7 +277,8 @@ async def forged(box: Box, path: Path, change: Callable[[pa.Table], pa.Table]) -
 
 async def test_a_row_that_is_missing(box: Box) -> None:
     path = box.largest()
-    index = next(i for i, place in enumerate(_ordered(path)) if len(_rows_of(box, place)) == 1)
+    rows = _rows_of_records(box)
+    index = next(i for i, place in enumerate(_ordered(path)) if len(rows[place[:2]]) == 1)
     partition, offset, _ = _ordered(path)[index]
     report = await forged(box, path, lambda table: pa.concat_tables([table.slice(0, index), table.slice(index + 1)]))
     (found,) = only(report, "offset-missing")
@@ -288,16 +290,21 @@ def _ordered(path: Path) -> list[tuple[int, int, int]]:
     return list(zip(*(column.to_pylist() for column in table.columns), strict=True))
 
 
-def _rows_of(box: Box, place: tuple[int, int, int]) -> list[int]:
-    every = [one for path in box.files() + box.files(quarantine=True) for one in places(path)]
-    return [row for partition, offset, row in every if (partition, offset) == place[:2]]
+def _rows_of_records(box: Box) -> dict[tuple[int, int], list[int]]:
+    """The numbers of all rows of each record, wherever they are."""
+    found: dict[tuple[int, int], list[int]] = {}
+    for path in box.files() + box.files(quarantine=True):
+        for partition, offset, row in places(path):
+            found.setdefault((partition, offset), []).append(row)
+    return found
 
 
 @pytest.mark.parametrize("which", ["first", "last"])
 async def test_a_row_of_a_record_with_several(box: Box, which: str) -> None:
     path = box.largest()
-    several = [place for place in _ordered(path) if len(_rows_of(box, place)) > 1]
-    place = next(place for place in several if place[2] == (0 if which == "first" else max(_rows_of(box, place))))
+    rows = _rows_of_records(box)
+    several = [place for place in _ordered(path) if len(rows[place[:2]]) > 1]
+    place = next(place for place in several if place[2] == (0 if which == "first" else max(rows[place[:2]])))
     index = _ordered(path).index(place)
     report = await forged(box, path, lambda table: pa.concat_tables([table.slice(0, index), table.slice(index + 1)]))
     found = only(report, "row-missing")
@@ -508,3 +515,16 @@ def test_a_topic_that_is_not_there(box: Box) -> None:
 def test_without_a_lake_the_files_are_missing(box: Box) -> None:
     shutil.rmtree(box.lake)
     assert kinds(box.verify()) == {"file-missing"}
+
+
+def test_any_flipped_byte_is_named_or_does_no_harm(box: Box) -> None:
+    """Byte after byte over a whole small file: never an exception, and never clean."""
+    path = min(box.files("mqtt"), key=lambda path: path.stat().st_size)
+    whole = path.read_bytes()
+    rng = random.Random(7)
+    for at in (*rng.sample(range(len(whole)), 60), 0, 3, len(whole) - 1, len(whole) - 5):
+        data = bytearray(whole)
+        data[at] ^= 1 << rng.randrange(8)
+        path.write_bytes(data)
+        report = box.verify(topic="mqtt")
+        assert {found.where for found in report.findings.kept} == {box.where(path)}, at

@@ -103,7 +103,9 @@ class SinkStanding(SinkAttempts):
         description="`starting`; `cannot-start`: `last_error` says why; `idle`; `exporting`: `work` says what."
     )
     work: SinkWork | None
-    lag_s: float | None = Field(description="The largest lag of a topic; null: not known.")
+    lag_s: float | None = Field(
+        description="The largest lag of a topic; null: not known of one, or the sink is silent."
+    )
     topics: list[SinkTopic] = Field(description="By name, at most 1,000: those that fail or lag before others.")
     topics_total: int
 

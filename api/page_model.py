@@ -141,7 +141,8 @@ def _export_lag(sink: Standing | None, now_ms: int) -> Figure:
     waiting = sum(one.waiting.windows for one in sink.topics if one.waiting is not None)
     held = sum(one.waiting.held for one in sink.topics if one.waiting is not None)
     title = f"{title}. {waiting:,} windows wait, {held:,} of them are small and held back on purpose"
-    value = duration(sink.lag_ms(now_ms))
+    lag_ms = sink.lag_ms(now_ms)
+    value = NOT_KNOWN if lag_ms is None else duration(lag_ms)
     return Figure(label="export lag", value=value, title=title, mark="warn" if any(sink.failing()) else "")
 
 

@@ -58,7 +58,7 @@ def sink_answer(standing: Standing, now_ms: int, topic: str | None) -> SinkStand
             window=work.window,
             since=to_datetime(work.since_ms),
         ),
-        lag_s=None if stale else standing.lag_ms(now_ms) / 1000,
+        lag_s=None if stale else _seconds(standing.lag_ms(now_ms)),
         topics=[_topic(one, now_ms, stale=stale) for one in standing.topics if topic in (None, one.topic)],
         topics_total=standing.topics_total,
         **_tried(standing),
@@ -82,10 +82,14 @@ def _topic(one: TopicStanding, now_ms: int, *, stale: bool) -> SinkTopic:
         waiting_windows=waiting.windows,
         held_windows=waiting.held,
         oldest_waiting=None if waiting.oldest_end_ms is None else to_datetime(waiting.oldest_end_ms),
-        lag_s=None if stale else one.lag_ms(now_ms) / 1000,
+        lag_s=None if stale else _seconds(one.lag_ms(now_ms)),
         counted_at=to_datetime(waiting.counted_at_ms),
         **_tried(one),
     )
+
+
+def _seconds(time_ms: int | None) -> float | None:
+    return None if time_ms is None else time_ms / 1000
 
 
 def _tried(one: Tried) -> dict[str, Any]:

@@ -66,7 +66,6 @@ class SinkMetrics:
 
     def exported(self, topic: str, export: Export, now_ms: int) -> None:
         """Count a window whose checkpoint is durable; one that was only recorded has been counted when it was made."""
-        self.changed.set()
         if export.taken_over:
             self._taken_over.labels(topic).inc()
             return

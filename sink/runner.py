@@ -141,6 +141,7 @@ class Runner:
     async def _round(self, stop: asyncio.Event) -> bool:
         """One turn for every topic that is due; True if any window was exported."""
         if self._waits(self._whole):
+            await self._look_at_all()
             return False
         try:
             reader = await self._ready()
@@ -159,7 +160,7 @@ class Runner:
             turn.topic = info.name
             if self._sink_open and not self._waits(turn):
                 moved |= await self._turn(reader, info, turn)
-            elif self._sink_open:
+            else:
                 await self._look(reader, info, turn)
         return moved
 
@@ -201,6 +202,7 @@ class Runner:
                 await self._export(reader, window, turn)
                 windows = [later for later in windows if later.number > window.number]
                 self._count(windows, info, turn)
+                self._metrics.changed.set()
                 turn.succeeded()
                 moved = True
             turn.succeeded()
@@ -250,14 +252,32 @@ class Runner:
         """Note what a topic has waiting, and how much of it is held back."""
         ahead_to = turn.ahead[-1].number if turn.ahead else -1
         rest = [window for window in windows if window.number > ahead_to]
+        ask = self._sink_open and not turn.ahead
+        begun = self._sink.begun(info.topic_id, turn.committed.next_window) if ask else None
         units = self._holding.units(
             rest,
             now_ms=self._clock.time_ms(),
             flush_through=self._flushes.get(info.topic_id, -1),
-            begun=None if turn.ahead else self._sink.begun(info.topic_id, turn.committed.next_window),
+            begun=begun,
         )
         held = len(rest) - sum(len(unit) for unit in units)
         turn.waiting = waiting_of(windows, held, self._clock.time_ms())
+
+    async def _look_at_all(self) -> None:
+        """Count what waits while nothing can be exported. Where that is not to be known, none is counted."""
+        topics: Mapping[str, TopicInfo] = {}
+        if self._loaded:
+            with contextlib.suppress(Exception):  # what it is, the next attempt to start meets and tells
+                reader = self._reader = self._reader or await self._in_thread(self._open_reader)
+                topics = await self._in_thread(reader.topics)
+        if not topics:
+            for turn in self._turns.values():
+                turn.waiting = None
+        elif self._reader is not None:
+            for info in topics.values():
+                turn = self._turns.setdefault(info.topic_id, _Turn())
+                turn.topic = info.name
+                await self._look(self._reader, info, turn)
 
     async def _look(self, reader: LogReader, info: TopicInfo, turn: _Turn) -> None:
         """Count what waits of a topic that is not tried now."""

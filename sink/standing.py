@@ -84,11 +84,15 @@ class TopicStanding(Tried):
     topic_id: str
     waiting: Waiting | None = None
 
-    def lag_ms(self, now_ms: int) -> int:
-        """Time since the end of the oldest window that is neither exported nor held back; 0: there is none."""
-        if self.waiting is None or self.waiting.oldest_end_ms is None:
-            return 0
-        return max(0, now_ms - self.waiting.oldest_end_ms)
+    def lag_ms(self, now_ms: int) -> int | None:
+        """Time since the end of the oldest window that is neither exported nor held back; 0: there is none.
+
+        None where that is not known.
+        """
+        if self.waiting is None:
+            return None
+        oldest_ms = self.waiting.oldest_end_ms
+        return 0 if oldest_ms is None else max(0, now_ms - oldest_ms)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,9 +127,10 @@ class Standing(Tried):
         found = [(name, one) for name, one in every if one.failures]
         yield from sorted(found, key=lambda named: (named[0] != "", named[1].failing_since_ms or 0, named[0]))
 
-    def lag_ms(self, now_ms: int) -> int:
-        """The largest lag of a topic."""
-        return max((topic.lag_ms(now_ms) for topic in self.topics), default=0)
+    def lag_ms(self, now_ms: int) -> int | None:
+        """The largest lag of a topic; None where the windows of one, or of all, have not been counted."""
+        lags = [lag_ms for topic in self.topics if (lag_ms := topic.lag_ms(now_ms)) is not None]
+        return max(lags) if lags and len(lags) == len(self.topics) else None
 
 
 def state_of(whole: Attempts, work: Work | None, *, started: bool) -> SinkState:
@@ -148,7 +153,7 @@ def gauges(topics: Iterable[TopicStanding], now_ms: int) -> Iterator[Metric]:
         if topic.waiting is not None:
             waiting.add_metric([topic.topic], topic.waiting.windows)
             held.add_metric([topic.topic], topic.waiting.held)
-            lag.add_metric([topic.topic], topic.lag_ms(now_ms) / 1000)
+            lag.add_metric([topic.topic], (topic.lag_ms(now_ms) or 0) / 1000)
     return iter((waiting, held, lag, failures))
 
 
@@ -160,7 +165,7 @@ def bounded(standing: Standing) -> Standing:
     """The same with at most `TOPICS_TOLD` topics: those that fail, then those that lag, are kept."""
 
     def matters(topic: TopicStanding) -> tuple[int, int, str]:
-        return -topic.failures, -topic.lag_ms(standing.at_ms), topic.topic
+        return -topic.failures, -(topic.lag_ms(standing.at_ms) or 0), topic.topic
 
     kept = sorted(standing.topics, key=matters)[:TOPICS_TOLD]
     return replace(standing, topics=sorted(kept, key=lambda topic: topic.topic), topics_total=len(standing.topics))

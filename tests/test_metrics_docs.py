@@ -60,6 +60,7 @@ def sink_text() -> str:
     metrics = SinkMetrics()
     lost = (Missing(partition=0, first=1, next=2, reason="r"),)
     metrics.exported("t", Export(quarantined={"not-json": 1}, lost=lost, clashes={"a": 1}), 1000)
+    metrics.exported("t", Export(taken_over=True), 1000)
     metrics.failed("unavailable")
     waiting = Waiting(windows=1, held=0, oldest_end_ms=1, counted_at_ms=1)
     topics = [TopicStanding(topic="t", topic_id="1", waiting=waiting)]

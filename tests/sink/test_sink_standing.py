@@ -6,11 +6,14 @@ import asyncio
 import errno
 import os
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from core.errors import UnavailableError
 from sink.attempts import Attempts, Trouble, trouble_of
 from sink.base import BackOffError, CancelFlag, Export, ExportWindow, NotConnectedError, RecordsFailedError
 from sink.holding import Holding
@@ -161,6 +164,46 @@ async def test_an_export_under_way_is_told_with_its_windows() -> None:
     await task
 
 
+async def test_what_waits_is_counted_while_the_sink_cannot_start() -> None:
+    log, sink = windows(2), ScriptedSink()
+    sink.fail_open = [OSError(30, "Read-only file system", "/lake")] * 3
+    runner = quick_runner(sink, log, retry_max_s=60.0, first_s=60.0)
+    assert runner.standing().lag_ms(10**15) is None
+    stop = asyncio.Event()
+    task = asyncio.create_task(runner.run(stop))
+    await wait_until_async(lambda: runner.standing().topics)
+    first = log.closed["telemetry"][0]
+    assert counted(topic_of(runner)) == (2, 0, first.end_ms)
+    assert runner.standing().lag_ms(first.end_ms + 9) == 9
+    log.close_window()
+    await wait_until_async(lambda: counted(topic_of(runner))[0] == 3)
+    log.infos.clear()
+    await wait_until_async(lambda: topic_of(runner).waiting is None)
+    assert runner.standing().lag_ms(10**15) is None
+    assert [call[0] for call in sink.calls] == ["open"]
+    stop.set()
+    await task
+
+
+async def test_what_is_exported_is_not_known_while_the_log_does_not_say() -> None:
+    """Without the committed offsets nobody can tell what waits."""
+    log = windows(2)
+
+    async def away(table: str) -> Mapping[str, Any]:
+        raise UnavailableError("the edge process does not answer")
+
+    object.__setattr__(log, "rows", away)
+    runner = quick_runner(ScriptedSink(), log, retry_max_s=60.0, first_s=60.0)
+    stop = asyncio.Event()
+    task = asyncio.create_task(runner.run(stop))
+    await wait_until_async(lambda: runner.standing().failures)
+    await asyncio.sleep(0)
+    assert (runner.standing().state, runner.standing().topics) == ("cannot-start", [])
+    assert runner.standing().lag_ms(10**15) is None
+    stop.set()
+    await task
+
+
 @pytest.mark.parametrize("error", [OSError(30, "Read-only file system", "/lake"), NotConnectedError("gone")])
 async def test_a_sink_that_cannot_start_says_why(error: Exception) -> None:
     log, sink = windows(1), ScriptedSink()
@@ -278,3 +321,24 @@ async def test_metrics_tell_it_by_topic() -> None:
     (lag_s,) = [float(line.split()[1]) for line in lines if line.startswith('headrace_sink_lag_seconds{topic="bad"}')]
     ended_s = log.closed["bad"][0].end_ms / 1000
     assert abs(lag_s - (runner.standing().at_ms / 1000 - ended_s)) < 60
+
+
+async def test_files_are_written_when_what_waits_is_counted_anew(tmp_path: Path) -> None:
+    """Once a minute by itself here, so that it is the export which brings it."""
+    log, metrics = windows(1), SinkMetrics()
+    runner = quick_runner(ScriptedSink(), log, metrics=metrics)
+    metrics.show(runner.standing)
+    writing = asyncio.create_task(keep_written(metrics, tmp_path / "sink.prom", 60, runner.standing))
+    stop = asyncio.Event()
+    task = asyncio.create_task(runner.run(stop))
+
+    def told() -> bool:
+        standing = read_standing(tmp_path)
+        return standing is not None and any(topic.waiting and not topic.waiting.windows for topic in standing.topics)
+
+    await wait_until_async(told)
+    assert 'headrace_sink_windows_exported_total{topic="telemetry"} 1.0' in (tmp_path / "sink.prom").read_text()
+    stop.set()
+    await task
+    writing.cancel()
+    await asyncio.gather(writing, return_exceptions=True)

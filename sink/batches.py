@@ -46,6 +46,8 @@ class RowBatch:
     offsets: Int64s
     rows: Int32s
     fields: dict[str, Stored]
+    more: pa.Array | None = None
+    """For each row, as one JSON object, the fields that will never have a column; None: `fields` has all there are."""
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -54,7 +56,8 @@ class RowBatch:
     def size_bytes(self) -> int:
         """About what it takes in memory."""
         own = 40 * len(self.offsets)
-        return own + sum(int(array.nbytes) for stored in self.fields.values() for array in stored.values())
+        more = 0 if self.more is None else int(self.more.nbytes)
+        return own + more + sum(int(array.nbytes) for stored in self.fields.values() for array in stored.values())
 
     def picked(self, mask: npt.NDArray[np.bool_]) -> RowBatch:
         """The rows where `mask` is true."""
@@ -68,6 +71,7 @@ class RowBatch:
             offsets=self.offsets[mask],
             rows=self.rows[mask],
             fields={path: _filtered(stored, chosen) for path, stored in self.fields.items()},
+            more=None if self.more is None else self.more.filter(chosen),
         )
 
 
@@ -76,10 +80,10 @@ def _filtered(stored: Stored, mask: pa.Array) -> Stored:
 
 
 def stored_fields(rows: Sequence[Mapping[str, Any]]) -> dict[str, Stored]:
-    """The fields of decoded rows, kept by what their values are."""
+    """The fields of decoded rows, kept by what their values are; those that are null in all rows are left out."""
     paths: dict[str, None] = {}
     for row in rows:
-        paths.update(dict.fromkeys(row))
+        paths.update((path, None) for path, value in row.items() if value is not None)
     return {path: stored_values([row.get(path) for row in rows]) for path in paths}
 
 

@@ -123,6 +123,12 @@ class FieldCounts:
             if counts is not None:
                 counts[kind] += count
 
+    def without_column(self, fields: Fields) -> Fields:
+        """The values of a row, counted before, whose fields will never have a column, in the order of their names."""
+        if not self.overflowed:
+            return {}
+        return {path: fields[path] for path in sorted(fields.keys() - self._counts) if fields[path] is not None}
+
     @property
     def width(self) -> int:
         """Fields seen so far, and those declared."""

@@ -15,7 +15,7 @@ from sink.batches import RowBatch, Stored, stored_fields
 from sink.chunks import Chunk, Int64s
 from sink.columns import MAX_FIELDS, FieldCounts
 from sink.decode import RawDecoder, Refused, Row
-from sink.kinds import BOOL, EXACT, FLOAT, INT, STRING, WIDE
+from sink.kinds import BOOL, EXACT, FLOAT, INT, STRING, WIDE, json_object
 from sink.reading import Reading
 from sink.schema import Schema
 from sink.times import (
@@ -31,6 +31,8 @@ from sink.uniform import LEARN_FROM, Bools, Uniform, UniformJson
 
 _KINDS: Final = {"int64": INT, "double": FLOAT, "string": STRING, "bool": BOOL}
 _RARELY: Final = 8  # chunks between two tries of the quick way where it has not helped
+BATCH_ROWS: Final = 16_384  # of records read one by one, and what is refused of them; then they are handed out
+BATCH_CELLS: Final = 4 << 20  # rows times fields of such a batch: some 35 MB where a device makes up names
 _WORTH: Final = 0.1  # share of a chunk for which the quick way is worth its time
 _SIMPLE_TIME: Final = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?Z$"
 
@@ -67,7 +69,10 @@ class Decoding:
         self._wait = 0
 
     def rows(self, chunk: Chunk) -> Iterator[RowBatch]:
-        """The rows of a chunk; what cannot be read goes to `refused`."""
+        """The rows of a chunk; what cannot be read goes to `refused`.
+
+        Whoever takes a batch, which may be empty, takes what is refused as well, or it grows.
+        """
         left: Sequence[int] = range(len(chunk))
         if self._uniform is not None:
             found = self._quick(self._uniform, chunk)
@@ -75,9 +80,7 @@ class Decoding:
                 left = _others(found.indexes, len(chunk))
                 yield self._batch(found, chunk)
         if left:
-            plain = self._plain(chunk, left)
-            if plain is not None:
-                yield plain
+            yield from self._plain(chunk, left)
 
     # -- the quick way
 
@@ -148,7 +151,8 @@ class Decoding:
 
     # -- the plain way
 
-    def _plain(self, chunk: Chunk, indexes: Sequence[int]) -> RowBatch | None:
+    def _plain(self, chunk: Chunk, indexes: Sequence[int]) -> Iterator[RowBatch]:
+        """Rows of these records; a batch as soon as there are many, or much is refused: a record may hold thousands."""
         decode = self._decoder.decode
         places: list[int] = []
         rows: list[Row] = []
@@ -163,12 +167,34 @@ class Decoding:
                     self.counts.add(row.fields)
             for refused in decoded.refused:
                 self.refused.append(_refused_row(chunk, index, refused))
-        if not rows:
-            return None
-        at = np.array(places, np.int64)
+            if len(rows) + len(self.refused) >= BATCH_ROWS:
+                yield from self._plain_batches(chunk, places, rows)
+                places, rows = [], []
+        if rows:
+            yield from self._plain_batches(chunk, places, rows)
+
+    def _plain_batches(self, chunk: Chunk, places: Sequence[int], rows: Sequence[Row]) -> Iterator[RowBatch]:
+        """At least one, be it empty. A field takes room in all rows of a batch: the more fields, the fewer rows."""
+        step = max(1, BATCH_CELLS // max(1, self.counts.width))
+        for start in range(0, max(1, len(rows)), step):
+            some = rows[start : start + step]
+            yield self._plain_batch(chunk, np.array(places[start : start + step], np.int64), some)
+
+    def _plain_batch(self, chunk: Chunk, at: npt.NDArray[np.int64], rows: Sequence[Row]) -> RowBatch:
         ts = np.array([row.ts_us for row in rows], np.int64)
         numbers = np.array([row.row for row in rows], np.int32)
-        return _row_batch(chunk, at, ts, numbers, stored_fields([row.fields for row in rows]))
+        fields = [row.fields for row in rows]
+        more = None
+        if self.counts.overflowed:
+            rest = [self.counts.without_column(each) for each in fields]
+            fields = [
+                {path: value for path, value in each.items() if path not in gone}
+                for each, gone in zip(fields, rest, strict=True)
+            ]
+            more = pa.array([json_object(each) if each else None for each in rest], pa.string())
+        batch = _row_batch(chunk, at, ts, numbers, stored_fields(fields))
+        batch.more = more
+        return batch
 
 
 def _others(indexes: npt.NDArray[np.int64], count: int) -> list[int]:
@@ -226,7 +252,8 @@ def conforming(schema: Schema, found: Uniform, timestamp_field: str) -> Bools:
         if kind != column.type and not (column.type == "double" and kind == "int64"):
             good &= _nulls(array)
         elif kind != column.type:
-            good &= _nulls(array) | (np.abs(array.fill_null(0).to_numpy()) <= EXACT)
+            numbers = array.fill_null(0).to_numpy()
+            good &= (numbers >= -EXACT) & (numbers <= EXACT)
         if column.required:
             good &= ~_nulls(array)
     known = schema.names | {timestamp_field}

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -116,9 +117,12 @@ class Staging:
         for chunk in chunks:
             self._records += len(chunk)
             for batch in self._decoding.rows(chunk):
+                self._take_refused()
                 self._make_room()
-                self._store.add(batch)
+                if len(batch):
+                    self._store.add(batch)
             self._take_refused()
+            self._make_room()
             if self._gatherer.full:
                 self._stage_all()
                 self._gatherer.start_anew()
@@ -200,7 +204,7 @@ class Staging:
         planned = replace(
             self._next_file("rows", day),
             rows=sum(len(batch) for batch in batches),
-            records=sum(map(_distinct_offsets, batches)),
+            records=_records(batches),
             checksum=_checksum(batches),
         )
         gatherer = self._gatherer
@@ -343,9 +347,14 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
-def _distinct_offsets(batch: RowBatch) -> int:
-    """Records that the rows of a batch come from; rows of one record stand together."""
-    return 1 + int(np.count_nonzero(np.diff(batch.offsets))) if len(batch) else 0
+def _records(batches: Sequence[RowBatch]) -> int:
+    """Records that the rows of batches come from; rows of one record stand together, in one batch or in the next."""
+    within = sum(1 + int(np.count_nonzero(np.diff(batch.offsets))) for batch in batches)
+    over = sum(
+        (before.partition, before.offsets[-1]) == (batch.partition, batch.offsets[0])
+        for before, batch in pairwise(batches)
+    )
+    return within - over
 
 
 def _checksum(batches: Sequence[RowBatch]) -> str:

@@ -240,6 +240,9 @@ def _more(batches: Sequence[RowBatch], lengths: Sequence[int], columns: Sequence
     own = {column.field for column in columns}
     texts: list[str | None] = []
     for batch, length in zip(batches, lengths, strict=True):
+        if batch.more is not None:
+            texts += batch.more.to_pylist()
+            continue
         rows: list[dict[str, Any]] = [{} for _ in range(length)]
         for path in sorted(batch.fields.keys() - own):
             for row, value in zip(rows, values_of(batch.fields[path], length), strict=True):

@@ -12,14 +12,17 @@ record (`sink.decode`), which alone says what a payload means. So this way must 
   there are where a mark is escaped, or where there is a null. And should a payload not be exactly one JSON text (empty,
   two texts, half of one that its neighbour completes), the two counts differ at some place: all marks are then ones
   that begin or end a name or a string, so where payload k ends, between two of them, struct k has to end too, which no
-  text cut in the middle of an object does. (Empty objects have no marks; but `{}` and `{}` are the same.) Besides, a
-  number that nobody can know stands after every `GROUP` payloads, and has to come out there.
+  text cut in the middle of an object does. (Empty objects have no marks; but `{}` and `{}` are the same.) A number
+  that nobody can know stands after every `GROUP` payloads, and has to come out there: so payloads of one group may run
+  into each other, never those of two. Where the counts of a group differ anywhere, those of other payloads in it may
+  agree by chance: each of the group is then parsed by itself as well, and has to come to the struct at its place.
 * *Exactly.* A shape's integers have 64 bits. Where it has numbers with a fraction, an integer is taken for one, so
   what is too large for that to be exact goes the plain way.
 """
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +44,7 @@ GROUP: Final = 64  # payloads between two of the numbers that keep them apart
 LEARN_FROM: Final = 16  # payloads of a chunk that went the plain way
 _EXACT: Final = float(2**53)
 _QUOTE: Final = ord('"')
+_NO_MEMBER: Final = re.compile(r'["\\\x00-\x1f]')  # names that JSON escapes are none that a struct can have
 
 _Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 _TYPES: Final[Mapping[type, Any]] = {int: _Int64 | None, float: float | None, str: str | None, bool: bool | None}
@@ -59,6 +63,8 @@ class Shape(dict[str, Any]):
         """Make room for a payload's fields; whether that changed anything."""
         changed = False
         for name, value in decoded.items():
+            if _NO_MEMBER.search(name):
+                continue
             kind, known = type(value), self.get(name)
             if kind is dict:
                 changed |= self._widen_nested(name, value, depth)
@@ -195,7 +201,10 @@ class UniformJson:
         return not self._shape
 
     def learn(self, payloads: Sequence[bytes | None]) -> bool:
-        """Widen the shape by payloads that did not have it; whether that changed it."""
+        """Widen the shape by payloads that did not have it; whether that changed it.
+
+        Not by one with a list: no shape has any, and what stands beside `readings` may be another field in its rows.
+        """
         if self._changes >= MAX_CHANGES:
             return False
         changed = False
@@ -204,7 +213,8 @@ class UniformJson:
                 decoded = msgspec.json.decode(payload or b"")
             except (msgspec.DecodeError, ValueError, RecursionError):
                 continue
-            changed |= type(decoded) is dict and self._shape.widen(decoded)
+            if type(decoded) is dict and list not in map(type, decoded.values()):
+                changed |= self._shape.widen(decoded)
         if changed:
             self._changes += 1
             self._make()
@@ -228,6 +238,7 @@ class UniformJson:
             return None
         structs = self._together(payloads, self._struct)
         places = range(len(payloads))
+        together = structs is not None
         if structs is None:
             structs, places = self._one_by_one(payloads)  # type: ignore[assignment]
         if not structs:
@@ -235,7 +246,8 @@ class UniformJson:
         texts = payloads if len(structs) == len(payloads) else [payloads[place] for place in places]
         fields: dict[str, tuple[str, pa.Array]] = {}
         marks, exact = self._struct.columns(structs, fields)
-        alike = exact & (_quotation_marks(texts) == marks)  # type: ignore[arg-type]  # what was parsed is not None
+        right = _quotation_marks(texts) == marks  # type: ignore[arg-type]  # what was parsed is not None
+        alike = exact & (self._apart(payloads, structs, right) if together else right)
         found = Uniform(np.array(places, np.int64), fields)
         return found if alike.all() else found.picked(alike)
 
@@ -254,6 +266,20 @@ class UniformJson:
         if len(structs) != len(payloads) or between != [self._nonce] * len(between):
             return None
         return structs if set(map(type, structs)) == {struct.type} else None
+
+    def _apart(self, payloads: Sequence[bytes | None], structs: Sequence[Any], right: Bools) -> Bools:
+        """Which payloads are the structs at their places, given where the counts of quotation marks are right."""
+        apart = right.copy()
+        for start in np.unique(np.flatnonzero(~right) // GROUP * GROUP).tolist():
+            for place in range(start, min(start + GROUP, len(payloads))):
+                apart[place] &= self._is(payloads[place], structs[place])
+        return apart
+
+    def _is(self, payload: bytes | None, struct: Any) -> bool:
+        try:
+            return bool(self._one(payload) == struct)
+        except (msgspec.DecodeError, ValueError, TypeError):
+            return False
 
     def _one_by_one(self, payloads: Sequence[bytes | None]) -> tuple[list[Any], list[int]]:
         decode = self._one

@@ -23,7 +23,7 @@ from sink.ranges import Range, common, union, without
 
 Int64s = npt.NDArray[np.int64]
 
-PIECE_ROWS: Final = 4_000_000  # keys at once: some 150 MB while they are sorted
+PIECE_ROWS: Final = 2_000_000  # keys at once; up to twice that, some 200 MB while they are sorted
 ROW_BITS: Final = 24
 """Rows of a record are numbered below 2**24; the decoder makes at most 100,000."""
 MAX_NAMED: Final = 100  # places named one by one, of one kind in one group of units; the others are counted

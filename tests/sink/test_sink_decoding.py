@@ -85,18 +85,14 @@ def _comparable(value: Any) -> str:
     return repr(float(value) if type(value) is int and abs(value) <= 2**53 else value)
 
 
-@pytest.mark.parametrize("schema", [None, PINNED, NESTED, STRICT], ids=["free", "pinned", "nested", "strict"])
-@pytest.mark.parametrize("seed", range(12))
-def test_both_ways_agree(seed: int, schema: Schema | None) -> None:
-    chance = random.Random(seed)
-    odd = chance.choice([0.02, 0.1, 0.5])
+def agree(chunks: Sequence[Sequence[bytes | None]], schema: Schema | None = None) -> None:
+    """Both ways come to the same rows, refusals and columns."""
     decoding = Decoding(json_reading(Skew(), schema=schema))
     plain = JsonDecoder("ts", Skew(), schema=schema)
     counts = FieldCounts(declared=frozenset() if schema is None else schema.names)
     first = 0
     refused = []
-    for count in (5, 100, 30, 60):
-        values = [payload(chance, odd) for _ in range(count)]
+    for values in chunks:
         expected = []
         for offset, value in enumerate(values, first):
             decoded = plain.decode(value, "value", RECEIVED)
@@ -106,9 +102,17 @@ def test_both_ways_agree(seed: int, schema: Schema | None) -> None:
                 fields = {path: _comparable(_opened(item)) for path, item in row.fields.items() if item is not None}
                 expected.append((offset, row.row, row.ts_us, fields))
         assert sorted(quick(decoding, chunk_of(values, first)), key=lambda row: row[:2]) == expected
-        first += count
+        first += len(values)
     assert [(part.offset, part.row, part.reason, part.payload) for part in decoding.refused] == refused
     assert decide(decoding.counts, schema, "ts") == decide(counts, schema, "ts")
+
+
+@pytest.mark.parametrize("schema", [None, PINNED, NESTED, STRICT], ids=["free", "pinned", "nested", "strict"])
+@pytest.mark.parametrize("seed", range(12))
+def test_both_ways_agree(seed: int, schema: Schema | None) -> None:
+    chance = random.Random(seed)
+    odd = chance.choice([0.02, 0.1, 0.5])
+    agree([[payload(chance, odd) for _ in range(count)] for count in (5, 100, 30, 60)], schema)
 
 
 def _opened(value: Any) -> Any:
@@ -135,3 +139,52 @@ def test_what_is_refused_makes_no_column_wider() -> None:
         ("a", "int64"),
         ("b", "int64"),
     ]
+
+
+@pytest.mark.parametrize("name", ['a"', "a\\", "a\n", "\x00", "", "\x7f", "\u2028", "\U0001f600", "a.b", "a'b", "f0"])
+@pytest.mark.parametrize("nested", [False, True])
+def test_any_name_is_read(name: str, nested: bool) -> None:
+    members: Any = {name: 1, "b": 2}
+    text = json.dumps({"m": members} if nested else members).encode()
+    decoding = Decoding(json_reading(Skew()))
+    prefix = "m." if nested else ""
+    expected = {prefix + name: "1.0", f"{prefix}b": "2.0"}
+    assert [fields for *_, fields in quick(decoding, chunk_of([text] * 20, 0))] == [expected] * 20
+    assert not decoding.refused
+
+
+ALIKE: list[bytes | None] = [b'{"a":1,"b":2}'] * 20
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        [b'{"a":1},{"a":2}', b'{"a":3', b'"b":4}'],  # two, then one in halves: the middle has the marks of the second
+        [b'{"a":3', b'"b":4}', b'{"a":1},{"a":2}'],
+        [b'{"a":1},{"a":2},{"b":1}', b'{"a":3', b'"b":4', b'"b":5}', b'{"a":1}'],
+        [b'{},{"a":1}', b'{"a":3', b'"b":4}'],
+        [b"{}", b"{},{}", b'{"a":1', b'"b":1}'],
+    ],
+)
+def test_payloads_that_complete_each_other_are_refused(broken: list[bytes | None]) -> None:
+    agree([ALIKE, [*broken, *ALIKE], [*ALIKE, *broken, *ALIKE * 4, *broken]])
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_texts_cut_anywhere_and_joined_again(seed: int) -> None:
+    chance = random.Random(seed)
+    whole = ['{"a":%d}', '{"a":%d,"b":1}', '{"b":%d,"s":"x"}', '{"s":"","a":%d,"b":2}', "{}", '{"m":{"t":%d}}']
+    text = ",".join(chance.choice(whole).replace("%d", str(number)) for number in range(60))
+    commas = [index for index, char in enumerate(text) if char == ","]
+    cuts = sorted(chance.sample(commas, 59))
+    pieces = [text[start:end].encode() for start, end in zip([0, *(at + 1 for at in cuts)], [*cuts, None], strict=True)]
+    agree([[b'{"a":1,"b":2,"s":"","m":{"t":1}}'] * 20, pieces])
+
+
+def test_the_lowest_integer_is_no_double_of_a_schema() -> None:
+    low = [b'{"a":1,"b":%d}' % value for value in (-(2**63), -(2**53) - 1, -(2**53), 2**63 - 1)]
+    agree([ALIKE, [*low, *ALIKE]], PINNED)
+
+
+def test_an_envelopes_member_that_a_row_hides_makes_its_field_no_wider() -> None:
+    agree([[b'{"readings":[{"a":1}],"a":1.5}', *ALIKE], ALIKE])

@@ -266,18 +266,20 @@ class Runner:
     async def _look_at_all(self) -> None:
         """Count what waits while nothing can be exported. Where that is not to be known, none is counted."""
         topics: Mapping[str, TopicInfo] = {}
+        reader = self._reader
         if self._loaded:
             with contextlib.suppress(Exception):  # what it is, the next attempt to start meets and tells
-                reader = self._reader = self._reader or await self._in_thread(self._open_reader)
+                if reader is None:
+                    reader = self._reader = await self._in_thread(self._open_reader)
                 topics = await self._in_thread(reader.topics)
-        if not topics:
+        if reader is None or not topics:
             for turn in self._turns.values():
                 turn.waiting = None
-        elif self._reader is not None:
-            for info in topics.values():
-                turn = self._turns.setdefault(info.topic_id, _Turn())
-                turn.topic = info.name
-                await self._look(self._reader, info, turn)
+            return
+        for info in topics.values():
+            turn = self._turns.setdefault(info.topic_id, _Turn())
+            turn.topic = info.name
+            await self._look(reader, info, turn)
 
     async def _look(self, reader: LogReader, info: TopicInfo, turn: _Turn) -> None:
         """Count what waits of a topic that is not tried now."""

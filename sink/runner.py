@@ -144,8 +144,8 @@ class Runner:
             await self._look_at_all()
             return False
         try:
-            reader = await self._ready()
             self._flushes = flushes(await self._log.rows(REQUESTS_TABLE))
+            reader = await self._ready()
             topics = await self._in_thread(reader.topics)
         except Exception as error:  # noqa: BLE001 - whatever keeps the log or the sink from opening, it is tried again
             self._failed(self._whole, error, "the sink cannot start")

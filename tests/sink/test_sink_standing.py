@@ -18,6 +18,7 @@ from sink.attempts import Attempts, Trouble, trouble_of
 from sink.base import BackOffError, CancelFlag, Export, ExportWindow, NotConnectedError, RecordsFailedError
 from sink.holding import Holding
 from sink.metrics import SinkMetrics, keep_written
+from sink.requests import flush_request
 from sink.runner import Runner
 from sink.standing import (
     STANDING_FILE,
@@ -165,9 +166,11 @@ async def test_an_export_under_way_is_told_with_its_windows() -> None:
 
 
 async def test_what_waits_is_counted_while_the_sink_cannot_start() -> None:
+    """Also what was small and would be held back, but that somebody waits for it."""
     log, sink = windows(2), ScriptedSink()
+    await log.append([], [flush_request(log.infos["telemetry"].topic_id, 9, 7)])
     sink.fail_open = [OSError(30, "Read-only file system", "/lake")] * 3
-    runner = quick_runner(sink, log, retry_max_s=60.0, first_s=60.0)
+    runner = quick_runner(sink, log, retry_max_s=60.0, first_s=60.0, holding=HELD)
     assert runner.standing().lag_ms(10**15) is None
     stop = asyncio.Event()
     task = asyncio.create_task(runner.run(stop))

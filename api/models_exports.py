@@ -106,7 +106,7 @@ class SinkStanding(SinkAttempts):
     lag_s: float | None = Field(
         description="The largest lag of a topic; null: not known of one, or the sink is silent."
     )
-    topics: list[SinkTopic] = Field(description="By name, at most 1,000: those that fail or lag before others.")
+    topics: list[SinkTopic] = Field(description="By name, at most 500: those that fail or lag before others.")
     topics_total: int
 
 

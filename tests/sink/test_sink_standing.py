@@ -15,7 +15,7 @@ import pytest
 
 from core.errors import UnavailableError
 from sink.attempts import Attempts, Trouble, trouble_of
-from sink.base import BackOffError, CancelFlag, Export, ExportWindow, NotConnectedError, RecordsFailedError
+from sink.base import BackOffError, CancelFlag, Export, ExportWindow, NotConnectedError, RecordsFailedError, joined
 from sink.holding import Holding
 from sink.metrics import SinkMetrics, keep_written
 from sink.requests import flush_request
@@ -84,6 +84,16 @@ async def test_what_fails_lags_behind_the_end_of_its_oldest_window() -> None:
     assert (error.where, error.mend) == ("telemetry", "mend it")
     assert standing.failing_since_ms == error.at_ms
     assert standing.next_attempt_ms == error.at_ms + 60_000
+
+
+async def test_what_the_sink_has_already_is_due_and_not_held_back() -> None:
+    log = windows(3)
+    first, second, _ = log.closed["telemetry"]
+    sink = ScriptedSink(*[RuntimeError("bug")] * 1000)
+    sink.ahead = {first.topic_id: [joined([first, second])]}
+    runner = quick_runner(sink, log, holding=HELD, retry_max_s=60.0, first_s=60.0)
+    await run_until(runner, lambda: log.waits > 2)
+    assert counted(topic_of(runner)) == (3, 1, first.end_ms)
 
 
 async def test_windows_that_close_while_a_topic_waits_are_counted() -> None:
@@ -262,6 +272,18 @@ def test_the_file_is_bounded_and_keeps_what_matters() -> None:
     assert len(kept.topics) == TOPICS_TOLD
     assert kept.topics_total == TOPICS_TOLD + 12
     assert [topic.topic for topic in kept.topics[-2:]] == ["z-fails", "z-lags"]
+
+
+def test_the_largest_file_there_can_be_is_read(tmp_path: Path) -> None:
+    awkward = Trouble(
+        event="export failed", code="c", what="\x01" * 9_999, where="\x01" * 9_999, mend="\x01" * 9_999, at_ms=1
+    )
+    attempts = Attempts(failures=1, last_error=awkward)
+    topics = [TopicStanding(topic=f"{n:0249}", topic_id="1" * 32, **tried(attempts)) for n in range(TOPICS_TOLD)]
+    write_standing(Standing(at_ms=1, state="idle", topics=topics), tmp_path / STANDING_FILE)
+    standing = read_standing(tmp_path)
+    assert standing is not None
+    assert len(standing.topics) == TOPICS_TOLD
 
 
 def test_texts_of_errors_are_cut() -> None:

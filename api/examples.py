@@ -110,6 +110,7 @@ SINK: Final = {
         }
     ],
     "topics_total": 1,
+    "replays": [],
 }
 
 EXPORT_LIST: Final = {

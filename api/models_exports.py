@@ -83,6 +83,12 @@ class SinkTopic(SinkAttempts):
     counted_at: datetime | None = Field(description="When its windows were counted: between two exports.")
 
 
+class SinkReplay(SinkAttempts):
+    """A replay that fails, of the quarantine file at `path` (relative to the lake)."""
+
+    path: str
+
+
 class SinkWork(Shape):
     """The windows that are being exported, from `first_window` to `window`."""
 
@@ -108,6 +114,7 @@ class SinkStanding(SinkAttempts):
     )
     topics: list[SinkTopic] = Field(description="By name, at most 500: those that fail or lag before others.")
     topics_total: int
+    replays: list[SinkReplay] = Field(description="Replays of quarantine that fail, at most 20.")
 
 
 class ExportList(Shape):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from api.context import Services
-from api.models_exports import SinkError, SinkStanding, SinkTopic, SinkWork
+from api.models_exports import SinkError, SinkReplay, SinkStanding, SinkTopic, SinkWork
 from api.times import duration, to_datetime
 from sink.standing import Standing, TopicStanding, Tried, read_standing
 
@@ -35,11 +35,12 @@ def long_failing(standing: Standing | None, now_ms: int) -> list[str]:
 
 
 def failing_text(name: str, tried: Tried, now_ms: int) -> str:
-    """One failure in a sentence; `name` is a topic, or empty for the sink itself."""
+    """One failure in a sentence; `name` is a topic, a quarantine file's path, or empty for the sink itself."""
     since = duration(now_ms - (tried.failing_since_ms or now_ms))
     times = f"{tried.failures:,} times in {since}" if tried.failures > 1 else "once"
     what = tried.last_error.what if tried.last_error else "the error was not told"
-    return f"{f'exporting {name}' if name else 'the sink'} has failed {times}: {what}"
+    doing = f"{'replaying' if '/' in name else 'exporting'} {name}" if name else "the sink"
+    return f"{doing} has failed {times}: {what}"
 
 
 def sink_answer(standing: Standing, now_ms: int, topic: str | None) -> SinkStanding:
@@ -61,6 +62,7 @@ def sink_answer(standing: Standing, now_ms: int, topic: str | None) -> SinkStand
         lag_s=None if stale else _seconds(standing.lag_ms(now_ms)),
         topics=[_topic(one, now_ms, stale=stale) for one in standing.topics if topic in (None, one.topic)],
         topics_total=standing.topics_total,
+        replays=[SinkReplay(path=one.path, **_tried(one)) for one in standing.replays],
         **_tried(standing),
     )
 

@@ -80,7 +80,7 @@ class _Export:
 
     async def run(self, topics: Sequence[str], sink_enabled: bool) -> list[ExportedTopic]:
         committed = await self._committed()  # first of all: it says whether an appliance runs
-        self._check_sink(sink_enabled)
+        check_sink(self._data_dir, enabled=sink_enabled)
         awaited = [await self._close(name, topic_id, committed) for name, topic_id in await self._named(topics)]
         await self._ask(awaited, committed)
         await self._wait(awaited)
@@ -89,24 +89,6 @@ class _Export:
 
     async def _committed(self) -> Mapping[str, Committed]:
         return {topic_id: committed_from_row(row) for topic_id, row in (await self._log.rows(_TABLE)).items()}
-
-    def _check_sink(self, enabled: bool) -> None:
-        if not enabled:
-            raise UnavailableError(
-                "there is no sink: exporting is switched off", where="sink.enabled", mend="set it to true and restart"
-            )
-        path = self._data_dir / "run" / "sink.prom"
-        try:
-            age_s = time.time() - path.stat().st_mtime
-        except FileNotFoundError:
-            age_s = float("inf")
-        if age_s > SINK_AWAY_S:
-            since = "has not started yet" if age_s == float("inf") else f"has given no sign of life for {age_s:.0f} s"
-            raise UnavailableError(
-                f"the sink {since}",
-                where=str(path),
-                mend="the appliance's log output says why it does not start; windows are kept until it does",
-            )
 
     async def _named(self, topics: Sequence[str]) -> list[tuple[str, str]]:
         known = await asyncio.to_thread(self._topics)
@@ -143,19 +125,12 @@ class _Export:
             late = [one for one in awaited if committed.get(one.topic_id, Committed()).next_window <= one.through]
             if not late:
                 return
-            failing = self._failing([one.topic for one in late])
+            failing = failing_now(self._data_dir, [one.topic for one in late])
             for topic, tried in failing.items():
                 self._tell_once(topic, tried)
             if time.monotonic() >= self._deadline_s:
                 raise self._too_late(late, failing)
             await asyncio.sleep(POLL_S)
-
-    def _failing(self, topics: Sequence[str]) -> Mapping[str, Tried]:
-        """What fails now of the sink itself (an empty name) and of these topics, if the sink is there to say."""
-        standing = read_standing(self._data_dir / "run")
-        if standing is None or time.time() - standing.at_ms / 1000 > SINK_AWAY_S:
-            return {}
-        return {topic: tried for topic, tried in standing.failing() if topic in ("", *topics)}
 
     def _tell_once(self, topic: str, tried: Tried) -> None:
         error = tried.last_error
@@ -171,9 +146,37 @@ class _Export:
         if error is not None:
             what += f". The sink is failing: {error.what}"
             return UnavailableError(what, where=error.where, mend=error.mend)
-        self._check_sink(enabled=True)
+        check_sink(self._data_dir, enabled=True)
         mend = "it goes on by itself: ask again, or give it longer with --timeout"
         return UnavailableError(what, where=str(self._data_dir / "lake"), mend=mend)
+
+
+def failing_now(data_dir: Path, names: Sequence[str]) -> Mapping[str, Tried]:
+    """What fails now of the sink (an empty name), these topics or quarantine files; nothing where it is not there."""
+    standing = read_standing(data_dir / "run")
+    if standing is None or time.time() - standing.at_ms / 1000 > SINK_AWAY_S:
+        return {}
+    return {name: tried for name, tried in standing.failing() if name in ("", *names)}
+
+
+def check_sink(data_dir: Path, *, enabled: bool) -> None:
+    """Raise UnavailableError, which says what to do, where no sink runs."""
+    if not enabled:
+        raise UnavailableError(
+            "there is no sink: exporting is switched off", where="sink.enabled", mend="set it to true and restart"
+        )
+    path = data_dir / "run" / "sink.prom"
+    try:
+        age_s = time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        age_s = float("inf")
+    if age_s > SINK_AWAY_S:
+        since = "has not started yet" if age_s == float("inf") else f"has given no sign of life for {age_s:.0f} s"
+        raise UnavailableError(
+            f"the sink {since}",
+            where=str(path),
+            mend="the appliance's log output says why it does not start; windows are kept until it does",
+        )
 
 
 def _exported(one: _Awaited, rows: Mapping[str, Any]) -> ExportedTopic:

@@ -59,8 +59,10 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Export until `stop` is set."""
     channel = ChannelClient(settings.data_dir / "run" / "edge.sock")
     metrics = SinkMetrics()
+    sink = parquet_sink(settings)
     runner = Runner(
-        parquet_sink(settings),
+        sink,
+        replayer=sink,
         open_reader=lambda: FileLogReader(settings.data_dir),
         log=RemoteLog(channel),
         clock=SystemClock(),

@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from sink.checksum import mixed
 from sink.kinds import EXACT, Json, is_list
-from sink.lake import MORE, ColumnNote, FileKind
+from sink.lake import MORE, OWN_TEXTS, ColumnNote, FileKind
 
 Hashes = npt.NDArray[np.uint64]
 Int64s = npt.NDArray[np.int64]
@@ -159,7 +159,7 @@ def file_hashes(table: pa.Table | pa.RecordBatch, kind: FileKind, notes: Mapping
     times = ("ts", "received_at") if kind == "rows" else ("received_at",)
     for name in times:
         sums.add_own(name, _array(table, name).cast(pa.int64()).to_numpy(zero_copy_only=False).view(np.uint64))
-    for name in ("device", "_topic") if kind == "rows" else ("device", "_topic", "reason", "detail", "payload"):
+    for name in OWN_TEXTS[kind]:
         _add_column(sums, _OWN + name, _array(table, name), "binary" if name == "payload" else "string")
     if kind == "rows":
         for name, note in notes.items():

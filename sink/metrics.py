@@ -53,6 +53,8 @@ class SinkMetrics:
         self._taken_over = counter("taken_over", "Exports found in the lake and recorded as they stood.", "topic")
         self._lost = counter("lost_records", "Offsets listed as lost.", "topic")
         self._failures = counter("failures", "Failed attempts, by kind of error.", "kind")
+        self._replays = counter("replays", "Quarantine files read again, by outcome.", "topic", "outcome")
+        self._replayed = counter("replayed_rows", "Rows that replays made of quarantine.", "topic")
         self._last = Gauge(
             "headrace_sink_last_export_timestamp_seconds",
             "Wall-clock time of the last checkpoint.",
@@ -78,6 +80,12 @@ class SinkMetrics:
         for reason, count in export.quarantined.items():
             self._quarantined.labels(topic, reason).inc(count)
         self._last.labels(topic).set(now_ms / 1000)
+
+    def replayed(self, path: str, topic: str, outcome: str, rows: int) -> None:
+        """Count a replay that is recorded; `outcome` as in table `sink.replayed`."""
+        self._replays.labels(topic, outcome).inc()
+        self._replayed.labels(topic).inc(rows)
+        self.changed.set()
 
     def failed(self, kind: str) -> None:
         """Count a failed attempt; `kind` is an error code."""

@@ -13,7 +13,7 @@ from typing import Any, Final
 from commitlog.base import TableChange
 from commitlog.committed import Committed, committed_row, committed_table
 from commitlog.ledger import Ledger, LedgerEntry, LedgerState
-from sink.base import Export, ExportWindow, Missing
+from sink.base import Export, ExportedFile, ExportWindow, Missing
 
 EXPORTS_TABLE: Final = "exports"
 EXPORTS_KEPT: Final = 1_000  # per topic: six weeks of hourly windows, some MB in memory
@@ -45,17 +45,7 @@ def export_row(window: ExportWindow, export: Export, exported_at_ms: int) -> dic
         "number": window.number,
         "start_ms": window.start_ms,
         "end_ms": window.end_ms,
-        "files": [
-            {
-                "path": file.path,
-                "kind": file.kind,
-                "rows": file.rows,
-                "bytes": file.size_bytes,
-                "crc32c": file.crc32c,
-                "date": file.date,
-            }
-            for file in export.files
-        ],
+        "files": [file_row(file) for file in export.files],
         "records": export.records,
         "rows": export.rows,
         "quarantined": sum(export.quarantined.values()),
@@ -64,6 +54,18 @@ def export_row(window: ExportWindow, export: Export, exported_at_ms: int) -> dic
         "left_out": [_range(each) for each in export.left_out],
         "clashes": dict(export.clashes),
         "exported_at_ms": exported_at_ms,
+    }
+
+
+def file_row(file: ExportedFile) -> dict[str, Any]:
+    """A file as it stands in a row of `exports`."""
+    return {
+        "path": file.path,
+        "kind": file.kind,
+        "rows": file.rows,
+        "bytes": file.size_bytes,
+        "crc32c": file.crc32c,
+        "date": file.date,
     }
 
 

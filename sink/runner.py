@@ -2,7 +2,8 @@
 
 Everything that blocks - reading the log, building files - happens on one thread; the event loop only waits for it and
 talks to the log. Topics take turns, a few windows each. A topic that fails waits alone, with growing pauses, while
-the others go on; nothing is skipped. Errors steer as `sink.base` says.
+the others go on; nothing is skipped. Errors steer as `sink.base` says. After the topics, one replay of a quarantine
+file that somebody asked for has its turn.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import contextlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 import structlog
 
@@ -30,14 +31,28 @@ from sink.base import (
     ExportWindow,
     Missing,
     NotConnectedError,
+    Replayer,
+    ReplayRefusedError,
     Sink,
     joined,
 )
 from sink.holding import Holding
 from sink.metrics import SinkMetrics
-from sink.progress import after, checkpoint, ledger_entry, unseen
-from sink.requests import REQUESTS_TABLE, flush_done, flushes
-from sink.standing import Standing, TopicStanding, Waiting, Work, state_of, tried, waiting_of, work_on
+from sink.progress import EXPORTS_TABLE, after, checkpoint, export_key, ledger_entry, unseen
+from sink.replaying import REPLAYED_TABLE, due_first, outcome_of, recorded, refused
+from sink.requests import REQUESTS_TABLE, flush_done, flushes, replays
+from sink.standing import (
+    REPLAYS_TOLD,
+    ReplayStanding,
+    Standing,
+    TopicStanding,
+    Waiting,
+    Work,
+    state_of,
+    tried,
+    waiting_of,
+    work_on,
+)
 
 _log: Final = structlog.get_logger("headrace.sink")
 _P = ParamSpec("_P")
@@ -74,7 +89,11 @@ class Runner:
         metrics: SinkMetrics,
         pauses: Pauses,
         holding: Holding | None = None,
+        replayer: Replayer | None = None,
     ) -> None:
+        """`replayer`: the sink again, if it can read its quarantine again."""
+        self._replayer = replayer
+        self._replay_turns: dict[str, _Turn] = {}
         self._sink = sink
         self._open_reader = open_reader
         self._log = log
@@ -107,8 +126,13 @@ class Runner:
             work=self._work,
             topics=topics,
             topics_total=len(topics),
+            replays=self._failing_replays(),
             **tried(self._whole),
         )
+
+    def _failing_replays(self) -> Sequence[ReplayStanding]:
+        turns = sorted(self._replay_turns.items())
+        return [ReplayStanding(path=path, **tried(turn)) for path, turn in turns if turn.failures][:REPLAYS_TOLD]
 
     async def run(self, stop: asyncio.Event) -> None:
         """Export until `stop` is set; the window under way is then dropped cleanly and taken up at the next start."""
@@ -144,7 +168,8 @@ class Runner:
             await self._look_at_all()
             return False
         try:
-            self._flushes = flushes(await self._log.rows(REQUESTS_TABLE))
+            requests = await self._log.rows(REQUESTS_TABLE)
+            self._flushes = flushes(requests)
             reader = await self._ready()
             topics = await self._in_thread(reader.topics)
         except Exception as error:  # noqa: BLE001 - whatever keeps the log or the sink from opening, it is tried again
@@ -162,7 +187,7 @@ class Runner:
                 moved |= await self._turn(reader, info, turn)
             else:
                 await self._look(reader, info, turn)
-        return moved
+        return await self._replay_one(requests, stop) or moved
 
     async def _ready(self) -> LogReader:
         if not self._loaded:
@@ -336,6 +361,51 @@ class Runner:
             )
         ]
 
+    # -- replays
+
+    async def _replay_one(self, requests: Mapping[str, Any], stop: asyncio.Event) -> bool:
+        """Carry out the first replay that is due; one a round, so that windows come first. True if one was ended."""
+        if self._replayer is None or not self._sink_open or stop.is_set():
+            return False
+        paths = due_first(replays(requests), self._replayer.replays_begun())
+        turns = self._replay_turns = {path: self._replay_turns.get(path) or _Turn() for path in paths}
+        due = [path for path in paths if not self._waits(turns[path])]
+        path = min(due, key=lambda path: turns[path].failures, default=None)  # one that fails comes after the others
+        if path is None:
+            return False
+        try:
+            await self._replay(self._replayer, path, replays(requests).get(path, {}).get("topic", ""))
+        except ExportCancelledError:
+            _log.info("replay dropped", file=path, reason="stopping")
+        except NotConnectedError as error:
+            await self._in_thread(self._close_sink)
+            self._failed(turns[path], error, "replay failed", file=path)
+        except Exception as error:  # noqa: BLE001 - one file's failure must not stop the windows; it is retried
+            self._failed(turns[path], error, "replay failed", file=path)
+        else:
+            return True
+        return False
+
+    async def _replay(self, replayer: Replayer, path: str, topic: str) -> None:
+        progress = {topic_id: turn.committed for topic_id, turn in self._turns.items()}
+        replayed = await self._log.rows(REPLAYED_TABLE)
+        now_ms = self._clock.time_ms()
+        try:
+            replay = await self._in_thread(replayer.replay, path, progress, self._cancel)
+        except ReplayRefusedError as error:
+            await self._log.append([], refused(path, topic, error, replayed, now_ms))
+            _log.warning("replay refused", file=path, what=error.what, where=error.where, mend=error.mend)
+            self._metrics.replayed(path, topic, "refused", 0)
+            return
+        exports = await self._log.rows(EXPORTS_TABLE) if replay.rows else {}
+        export = exports.get(export_key(replay.topic_id, replay.number))
+        await self._log.append([], recorded(replay, export, replayed, now_ms))
+        if replay.rows:
+            await self._in_thread(replayer.settle_replay, path)
+        self._metrics.replayed(path, replay.topic, outcome_of(replay), replay.rows)
+        left = sum(replay.quarantined.values())
+        _log.info("quarantine replayed", topic=replay.topic, file=path, rows=replay.rows, still_refused=left)
+
     def _tell(self, window: ExportWindow, export: Export) -> None:
         facts: dict[str, object] = {"topic": window.topic, "window": window.number}
         facts |= {"rows": export.rows, "files": len(export.files)}
@@ -366,7 +436,8 @@ class Runner:
     async def _idle(self, stop: asyncio.Event) -> None:
         """Wait for news of the log, for a topic's next attempt, or for the stop, whichever comes first."""
         now_ms = self._clock.monotonic_ms()
-        waiting = [turn.due_ms for turn in (self._whole, *self._turns.values()) if turn.due_ms > now_ms]
+        turns = (self._whole, *self._turns.values(), *self._replay_turns.values())
+        waiting = [turn.due_ms for turn in turns if turn.due_ms > now_ms]
         pause_s = min([self._pauses.wait_s, *((due_ms - now_ms) / 1000 for due_ms in waiting)])
         if self._reader is None:
             await _sleep(stop, pause_s)

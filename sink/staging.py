@@ -11,7 +11,7 @@ Nothing here is visible or durable as an export: that begins with the plan (`sin
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sink.base import CancelFlag, ExportWindow
+from sink.base import CancelFlag, ExportWindow, Missing
 from sink.batches import RowBatch
 from sink.checksum import checksum, checksum_text, combined
 from sink.chunks import Chunk, Gatherer
@@ -32,6 +32,7 @@ from sink.decode import RawDecoder
 from sink.decoding import Decoding, RefusedRow
 from sink.parquet_file import ParquetFileWriter
 from sink.plan import FileKind, Plan, PlannedFile, file_path
+from sink.quarantined import KeptChunk, KeptRecord, QuarantineDecoding, chunked
 from sink.reading import Reading
 from sink.recolumn import recolumned
 from sink.records import WindowRecords
@@ -77,8 +78,11 @@ class Staging:
         storage: Storage,
         cancel: CancelFlag,
         doubles: Sequence[str] = (),
+        replays: str = "",
     ) -> None:
-        """`doubles` are the fields that earlier windows had numbers with fractions of."""
+        """`doubles` are the fields that earlier windows had numbers with fractions of. `replays`: the quarantine file
+        whose records are staged, instead of the window's.
+        """
         self._window = window
         self._reading = reading
         self._tmp = tmp
@@ -88,7 +92,10 @@ class Staging:
         self._cancel = cancel
         self._doubles = frozenset(doubles)
         self._gatherer = Gatherer()
-        self._decoding = Decoding(reading)
+        self._replays = replays
+        self._decoding: Decoding | QuarantineDecoding = (
+            QuarantineDecoding(reading, self._gatherer) if replays else Decoding(reading)
+        )
         self._store = RowStore(limits.dates)
         self._refused: list[RefusedRow] = []
         self._refused_bytes = 0
@@ -107,16 +114,32 @@ class Staging:
     def run(self, records: WindowRecords) -> Plan:
         """Read the window, write its files, and say what they are."""
         self._take(self._gatherer.chunks(records))
-        closing = {"missing": [[each.partition, each.first, each.next, each.reason] for each in records.missing]}
+        return self._finish(records.missing)
+
+    def run_replay(self, records: Iterable[KeptRecord]) -> Plan:
+        """Decode the records of the quarantine file anew, write their files, and say what they are."""
+        before: Counter[str] = Counter()
+
+        def counted() -> Iterator[KeptRecord]:
+            for record in records:
+                self._cancel.check()
+                before.update(row.reason for row in record.rows)
+                yield record
+
+        self._take(chunked(counted()))
+        return replace(self._finish(()), replays=self._replays, before=dict(sorted(before.items())))
+
+    def _finish(self, missing: Sequence[Missing]) -> Plan:
+        closing = {"missing": [[each.partition, each.first, each.next, each.reason] for each in missing]}
         self._stage_rest(closing)
-        return self._plan(records)
+        return self._plan(missing)
 
     # -- rows
 
-    def _take(self, chunks: Iterable[Chunk]) -> None:
+    def _take(self, chunks: Iterable[Chunk] | Iterable[KeptChunk]) -> None:
         for chunk in chunks:
             self._records += len(chunk)
-            for batch in self._decoding.rows(chunk):
+            for batch in self._decoding.rows(chunk):  # type: ignore[arg-type]  # each kind of chunk has its decoding
                 self._take_refused()
                 self._make_room()
                 if len(batch):
@@ -238,7 +261,7 @@ class Staging:
         part = self._parts[kind, day]
         self._parts[kind, day] += 1
         date = day_name(day)
-        path = file_path(self._window, kind, date, part)
+        path = file_path(self._window, kind, date, part, self._replays)
         return PlannedFile(path=path, staged=Path(path).name, kind=kind, date=date, part=part)
 
     def _write(
@@ -288,13 +311,15 @@ class Staging:
             "columns": {column.name: _column_note(column) for column in columns},
             "software": self._software,
         }
+        if self._replays:
+            notes["replays"] = self._replays
         if closing is not None:
             others = [staged.planned.path for staged in self._staged if staged.planned.path != file.path]
             paths = [*others, file.path]
             notes |= {**closing, "files": paths, "parts": len(paths)}
         return {f"headrace.{name}": _text(value) for name, value in notes.items()}
 
-    def _plan(self, records: WindowRecords) -> Plan:
+    def _plan(self, missing: Sequence[Missing]) -> Plan:
         columns = self._columns()
         window = self._window
         files = tuple(staged.planned for staged in self._staged)
@@ -314,7 +339,7 @@ class Staging:
             rows=sum(file.rows for file in files if file.kind == "rows"),
             quarantined=dict(sorted(self._quarantined.items())),
             clashes={column.name: column.clashes for column in columns if column.clashes},
-            missing=tuple(records.missing),
+            missing=tuple(missing),
             doubles=self._doubles_now(columns),
         )
 

@@ -24,6 +24,7 @@ from sink.base import ExportWindow
 STANDING_FILE: Final = "sink.json"
 VERSION: Final = 1
 TOPICS_TOLD: Final = 500  # those that matter most: with texts as below, all of control characters, 5 MB
+REPLAYS_TOLD: Final = 20  # of those that fail
 TEXT_CHARS: Final = 500  # of each text of an error
 MAX_FILE_BYTES: Final = 8 << 20
 
@@ -96,6 +97,13 @@ class TopicStanding(Tried):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayStanding(Tried):
+    """A replay that fails, of the quarantine file at `path` (relative to the lake)."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """The windows that are being exported."""
 
@@ -119,11 +127,13 @@ class Standing(Tried):
     work: Work | None = None
     topics: Sequence[TopicStanding] = ()
     topics_total: int = 0
+    replays: Sequence[ReplayStanding] = ()
     version: int = VERSION
 
     def failing(self) -> Iterator[tuple[str, Tried]]:
-        """What fails now: the sink itself under the name "", and topics; the longest first."""
+        """What fails now: the sink itself under the name "", topics, replays by their path; the longest first."""
         every: list[tuple[str, Tried]] = [("", self), *((one.topic, one) for one in self.topics)]
+        every += [(one.path, one) for one in self.replays]
         found = [(name, one) for name, one in every if one.failures]
         yield from sorted(found, key=lambda named: (named[0] != "", named[1].failing_since_ms or 0, named[0]))
 

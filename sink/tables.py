@@ -43,6 +43,8 @@ def quarantine_schema() -> pa.Schema:
             pa.field("device", pa.string()),
             pa.field("received_at", UTC_US, nullable=False),
             pa.field("payload", pa.binary()),
+            pa.field("payload_is", pa.string(), nullable=False),
+            pa.field("field", pa.string()),
             pa.field("reason", pa.string(), nullable=False),
             pa.field("detail", pa.string()),
             *_place_fields(),
@@ -138,6 +140,8 @@ def quarantine_table(refused: Sequence[RefusedRow], devices: Texts, topics: Text
             "device": _named(device_numbers[order], devices),
             "received_at": pa.array(received[order]).cast(UTC_US),
             "payload": pa.array([row.payload for row in sorted_rows], pa.binary()),
+            "payload_is": pa.array([row.payload_is for row in sorted_rows], pa.string()),
+            "field": pa.array([row.field for row in sorted_rows], pa.string()),
             "reason": pa.array([row.reason for row in sorted_rows], pa.string()),
             "detail": pa.array([row.detail or None for row in sorted_rows], pa.string()),
             "_topic": _named(np.array([row.topic for row in sorted_rows], np.int32), topics),
@@ -223,7 +227,8 @@ def from_text(text: str) -> Any:
 
 def _one_by_one(values: Sequence[Any], column: Column) -> tuple[pa.Array, pa.Array | None]:
     """For what is mixed: every value is looked at."""
-    held = [value if value is not None and fits(value, column.kind) else None for value in values]
+    pinned = column.declared and column.kind == "json"  # a declared column of JSON takes anything
+    held = [value if value is not None and (pinned or fits(value, column.kind)) else None for value in values]
     typed = [None if value is None else json_text(value) for value in held] if column.kind == "json" else held
     array = pa.array(typed, TYPES[column.kind])
     if column.other is None:

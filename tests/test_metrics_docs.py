@@ -65,6 +65,7 @@ def sink_text() -> str:
     waiting = Waiting(windows=1, held=0, oldest_end_ms=1, counted_at_ms=1)
     topics = [TopicStanding(topic="t", topic_id="1", waiting=waiting)]
     metrics.show(lambda: Standing(at_ms=1, state="idle", topics=topics))
+    metrics.replayed("file", "t", "done", 1)
     return metrics.text()
 
 

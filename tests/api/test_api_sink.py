@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from api.standing import LONG_FAILING_MS, SINK_SILENT_AFTER_MS
-from sink.standing import STANDING_FILE, TopicStanding, Waiting, Work
+from sink.standing import STANDING_FILE, ReplayStanding, TopicStanding, Waiting, Work
 from tests.api.api_box import ApiBox
 
 MINUTE_MS = 60_000
@@ -52,6 +52,15 @@ def test_a_topic_that_fails_is_told_with_its_last_error_and_lag(box: ApiBox) -> 
             "at": "2027-01-15T08:00:00Z",
         },
     }
+
+
+def test_replays_that_fail_are_told(box: ApiBox) -> None:
+    path = "_quarantine/telemetry/date=2026-11-20/x.parquet"
+    since_ms = box.clock.time_ms() - LONG_FAILING_MS
+    box.sink_stands(replays=[ReplayStanding(path=path, failures=1, failing_since_ms=since_ms)])
+    (replay,) = told(box)["replays"]
+    assert (replay["path"], replay["failures"], replay["failing_since"]) == (path, 1, "2027-01-15T07:55:00Z")
+    assert f"Replaying {path} has failed once: the error was not told." in page(box)
 
 
 def test_one_topic_may_be_asked_for(box: ApiBox) -> None:

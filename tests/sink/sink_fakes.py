@@ -17,7 +17,7 @@ from commitlog.base import ClosedWindow, Gap, Header, Position, Slice, TableChan
 from core.clock import SystemClock
 from core.errors import UnavailableError
 from sink.attempts import Pauses
-from sink.base import Sink
+from sink.base import Replayer, Sink
 from sink.holding import Holding
 from sink.metrics import SinkMetrics
 from sink.runner import Runner
@@ -255,6 +255,7 @@ def quick_runner(
     *,
     metrics: SinkMetrics | None = None,
     holding: Holding | None = None,
+    replayer: Replayer | None = None,
     **pauses: float,
 ) -> Runner:
     """A runner that does not dawdle."""
@@ -267,6 +268,7 @@ def quick_runner(
         metrics=metrics or SinkMetrics(),
         pauses=Pauses(**waits),
         holding=holding,
+        replayer=replayer,
     )
 
 

@@ -13,17 +13,28 @@ from typing import Any
 
 import pytest
 
+from commitlog.committed import Committed
 from core.errors import UnavailableError
 from sink.attempts import Attempts, Trouble, trouble_of
-from sink.base import BackOffError, CancelFlag, Export, ExportWindow, NotConnectedError, RecordsFailedError, joined
+from sink.base import (
+    BackOffError,
+    CancelFlag,
+    Export,
+    ExportWindow,
+    NotConnectedError,
+    RecordsFailedError,
+    Replay,
+    joined,
+)
 from sink.holding import Holding
 from sink.metrics import SinkMetrics, keep_written
-from sink.requests import flush_request
+from sink.requests import flush_request, replay_request
 from sink.runner import Runner
 from sink.standing import (
     STANDING_FILE,
     TEXT_CHARS,
     TOPICS_TOLD,
+    ReplayStanding,
     Standing,
     TopicStanding,
     Waiting,
@@ -230,6 +241,32 @@ async def test_a_sink_that_cannot_start_says_why(error: Exception) -> None:
     assert [name for name, _ in standing.failing()] == [""]
 
 
+class FailingReplayer:
+    """Reads nothing again."""
+
+    def replays_begun(self) -> list[str]:
+        return []
+
+    def replay(self, path: str, progress: Mapping[str, Committed], cancel: CancelFlag) -> Replay:
+        raise OSError(28, "No space left on device", path)
+
+    def settle_replay(self, path: str) -> None:
+        raise AssertionError("was not replayed")
+
+
+async def test_a_replay_that_fails_is_told_by_its_file_and_is_no_topics_failure() -> None:
+    log, path = windows(1), "_quarantine/telemetry/date=2026-11-20/x.parquet"
+    await log.append([], [replay_request(path, "telemetry", "1", 7)])
+    runner = quick_runner(ScriptedSink(), log, replayer=FailingReplayer(), retry_max_s=60.0, first_s=60.0)
+    await run_until(runner, lambda: log.waits > 2)
+    standing = runner.standing()
+    assert [(name, one.failures) for name, one in standing.failing()] == [(path, 1)]
+    assert (standing.state, topic_of(runner).failures) == ("idle", 0)
+    (replay,) = standing.replays
+    assert replay.last_error is not None
+    assert (replay.last_error.event, replay.last_error.where) == ("replay failed", path)
+
+
 # ---- the file
 
 
@@ -243,7 +280,8 @@ def test_the_file_reads_back_as_it_was_written(tmp_path: Path) -> None:
     trouble = Trouble(event="e", code="c", what="w", where="", mend="m", at_ms=7)
     attempts = Attempts(failures=2, failing_since_ms=3, last_error=trouble, next_attempt_ms=11)
     topic = TopicStanding(topic="t", topic_id="1", waiting=None, **tried(attempts))
-    standing = Standing(at_ms=8, state="idle", topics=[failing("a", 1, 6), topic], topics_total=2)
+    replays = [ReplayStanding(path="_quarantine/t/x", **tried(attempts))]
+    standing = Standing(at_ms=8, state="idle", topics=[failing("a", 1, 6), topic], topics_total=2, replays=replays)
     write_standing(standing, tmp_path / STANDING_FILE)
     assert read_standing(tmp_path) == standing
 
@@ -304,7 +342,7 @@ def test_on_a_full_disk_the_file_is_written_over(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(Path, "write_bytes", full)
     short = Standing(at_ms=2, state="idle")
     write_standing(short, path)
-    assert read_standing(tmp_path) == replace(short, topics=[])
+    assert read_standing(tmp_path) == replace(short, topics=[], replays=[])
     assert os.listdir(tmp_path) == [STANDING_FILE]  # noqa: PTH208 - names only
 
 

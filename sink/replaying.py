@@ -9,17 +9,64 @@ Each waits for itself when it fails, as a topic does. What became of one stands 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from commitlog.base import TableChange
-from sink.base import Replay, ReplayRefusedError
+import structlog
+
+from commitlog.base import Log, TableChange
+from commitlog.committed import Committed
+from sink.base import CancelFlag, Replay, Replayer, ReplayRefusedError
+from sink.metrics import SinkMetrics
 from sink.progress import EXPORTS_TABLE, export_key, file_row
 from sink.requests import replay_done
 
+_log: Final = structlog.get_logger("headrace.sink")
 REPLAYED_TABLE: Final = "sink.replayed"
 REPLAYED_KEPT: Final = 1_000  # files: a few hundred KB
+
+
+@dataclass(frozen=True, slots=True)
+class Threaded:
+    """A sink that replays, called in its thread."""
+
+    replayer: Replayer
+    progress: Mapping[str, Committed]
+    cancel: CancelFlag
+    in_thread: Callable[..., Awaitable[Any]]
+
+    async def replay(self, path: str) -> Replay:
+        """See `Replayer.replay`."""
+        replay: Replay = await self.in_thread(self.replayer.replay, path, self.progress, self.cancel)
+        return replay
+
+    async def settle(self, path: str) -> None:
+        """See `Replayer.settle_replay`."""
+        await self.in_thread(self.replayer.settle_replay, path)
+
+
+async def carry_out(path: str, topic: str, sink: Threaded, log: Log, metrics: SinkMetrics, now_ms: int) -> None:
+    """One replay, from its files to its end; `topic` is the one that its request names.
+
+    Raises what the sink and the log raise, but for refusals, which end the request.
+    """
+    replayed = await log.rows(REPLAYED_TABLE)
+    try:
+        replay = await sink.replay(path)
+    except ReplayRefusedError as error:
+        await log.append([], refused(path, topic, error, replayed, now_ms))
+        _log.warning("replay refused", file=path, what=error.what, where=error.where, mend=error.mend)
+        metrics.replayed(path, topic, "refused", 0)
+        return
+    exports = await log.rows(EXPORTS_TABLE) if replay.rows else {}
+    export = exports.get(export_key(replay.topic_id, replay.number))
+    await log.append([], recorded(replay, export, replayed, now_ms))
+    if replay.rows:
+        await sink.settle(path)
+    metrics.replayed(path, replay.topic, outcome_of(replay), replay.rows)
+    left = sum(replay.quarantined.values())
+    _log.info("quarantine replayed", topic=replay.topic, file=path, rows=replay.rows, still_refused=left)
 
 
 def outcome_of(replay: Replay) -> str:

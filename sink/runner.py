@@ -32,14 +32,13 @@ from sink.base import (
     Missing,
     NotConnectedError,
     Replayer,
-    ReplayRefusedError,
     Sink,
     joined,
 )
 from sink.holding import Holding
 from sink.metrics import SinkMetrics
-from sink.progress import EXPORTS_TABLE, after, checkpoint, export_key, ledger_entry, unseen
-from sink.replaying import REPLAYED_TABLE, due_first, outcome_of, recorded, refused
+from sink.progress import after, checkpoint, ledger_entry, unseen
+from sink.replaying import Threaded, carry_out, due_first
 from sink.requests import REQUESTS_TABLE, flush_done, flushes, replays
 from sink.standing import (
     REPLAYS_TOLD,
@@ -374,7 +373,10 @@ class Runner:
         if path is None:
             return False
         try:
-            await self._replay(self._replayer, path, replays(requests).get(path, {}).get("topic", ""))
+            progress = {topic_id: turn.committed for topic_id, turn in self._turns.items()}
+            in_thread = Threaded(self._replayer, progress, self._cancel, self._in_thread)
+            asked = replays(requests).get(path, {})
+            await carry_out(path, asked.get("topic", ""), in_thread, self._log, self._metrics, self._clock.time_ms())
         except ExportCancelledError:
             _log.info("replay dropped", file=path, reason="stopping")
         except NotConnectedError as error:
@@ -385,26 +387,6 @@ class Runner:
         else:
             return True
         return False
-
-    async def _replay(self, replayer: Replayer, path: str, topic: str) -> None:
-        progress = {topic_id: turn.committed for topic_id, turn in self._turns.items()}
-        replayed = await self._log.rows(REPLAYED_TABLE)
-        now_ms = self._clock.time_ms()
-        try:
-            replay = await self._in_thread(replayer.replay, path, progress, self._cancel)
-        except ReplayRefusedError as error:
-            await self._log.append([], refused(path, topic, error, replayed, now_ms))
-            _log.warning("replay refused", file=path, what=error.what, where=error.where, mend=error.mend)
-            self._metrics.replayed(path, topic, "refused", 0)
-            return
-        exports = await self._log.rows(EXPORTS_TABLE) if replay.rows else {}
-        export = exports.get(export_key(replay.topic_id, replay.number))
-        await self._log.append([], recorded(replay, export, replayed, now_ms))
-        if replay.rows:
-            await self._in_thread(replayer.settle_replay, path)
-        self._metrics.replayed(path, replay.topic, outcome_of(replay), replay.rows)
-        left = sum(replay.quarantined.values())
-        _log.info("quarantine replayed", topic=replay.topic, file=path, rows=replay.rows, still_refused=left)
 
     def _tell(self, window: ExportWindow, export: Export) -> None:
         facts: dict[str, object] = {"topic": window.topic, "window": window.number}

@@ -19,6 +19,7 @@ from sink.base import (
     BackOffError,
     CancelFlag,
     ExportCancelledError,
+    ExportedFile,
     NotConnectedError,
     RecordsFailedError,
     Replay,
@@ -489,3 +490,52 @@ def test_outcomes_are_kept_for_a_bounded_number_of_files() -> None:
     del again["0"]
     assert [c.key for c in recorded(done, None, again, 9999) if c.value is None] == ["replay/new"]
     assert not [c for c in recorded(replace(done, rows=1), {"files": []}, {}, 1) if c.table == "exports"]
+
+
+def test_a_row_of_exports_that_was_made_of_the_lake_meanwhile_counts_no_file_twice() -> None:
+    """Tables lost between publication and commit: the row is made anew of every file that stands, new ones too."""
+    new = [
+        ExportedFile(path="a", kind="rows", rows=3, size_bytes=1, crc32c="0" * 8, date="d"),
+        ExportedFile(path="b", kind="quarantine", rows=2, size_bytes=1, crc32c="0" * 8, date="d"),
+    ]
+    replay = Replay(
+        path="q",
+        topic="t",
+        topic_id="i",
+        number=0,
+        files=new,
+        rows=3,
+        before={"schema": 5},
+        quarantined={"schema": 2},
+    )
+    row = {
+        "files": [{"path": "q"}, {"path": "a"}, {"path": "b"}],
+        "rows": 3,
+        "quarantined": 7,
+        "quarantine_reasons": {"schema": 7},
+        "clashes": {},
+    }
+    (changed,) = [change.value for change in recorded(replay, row, {}, 1) if change.table == "exports"]
+    assert [file["path"] for file in changed["files"]] == ["a", "b"]
+    assert (changed["rows"], changed["quarantined"], changed["quarantine_reasons"]) == (3, 2, {"schema": 2})
+
+
+async def test_tables_lost_while_a_replay_is_not_settled(tmp_path: Path) -> None:
+    """The lake says what was exported, the plan says what was being replayed."""
+    log = await exported(tmp_path, WRONG)
+    (path, *_) = quarantine_files(tmp_path)
+    put_back(log, tmp_path, path)
+    storage = FaultyStorage()
+    with_faults(log, storage)
+    storage.die_before("before checkpoint", 1)
+    with pytest.raises(Killed):
+        await replay_all(a_sink(tmp_path, MENDED, storage), log)
+    heal(log)
+    log.tables.clear()
+    sink = a_sink(tmp_path, MENDED)
+    waits = log.waits
+    runner = quick_runner(sink, log, replayer=sink)
+    await run_until(runner, lambda: log.waits > waits + 2 and not list((tmp_path / ".plans").glob("replay-*")))
+    never_twice(tmp_path)
+    check_account(tmp_path, log)
+    assert (tmp_path / "_superseded" / path).is_file()

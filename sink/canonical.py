@@ -99,7 +99,7 @@ def hash_values(values: Sequence[Any], kind: type) -> Hashes:
 
 
 def _floats(values: npt.NDArray[np.float64]) -> Hashes:
-    return values.view(np.uint64)
+    return (values + 0.0).view(np.uint64)  # -0 and 0 are one number, whichever type a parser gives them
 
 
 def _integers(values: Sequence[int]) -> Hashes:

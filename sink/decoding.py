@@ -89,6 +89,8 @@ class Decoding:
 
     def _quick(self, uniform: UniformJson, chunk: Chunk) -> Uniform | None:
         """The payloads of a chunk that are read together, if any are."""
+        if self.counts.overflowed:  # what has no column is JSON text, which the plain way has at hand
+            return None
         if self._wait:
             self._wait -= 1
             return None

@@ -42,7 +42,9 @@ from sink.tables import quarantine_schema, quarantine_table, rows_schema, rows_t
 from sink.times import US_PER_DAY, day_name
 
 _REFUSED_BYTES: Final = 400  # what a refused row takes in memory beside its payload
-MAX_DOUBLES: Final = 2_000  # fields remembered of a topic, some 60 KB; twice as many as a window may have
+MAX_DOUBLES: Final = 2_000  # fields remembered of a topic, mostly some 60 KB; twice as many as a window may have
+MAX_TABLE_BYTES: Final = 256 << 20
+"""Of rows that become one file: an Arrow column of texts ends at 2 GB, and JSON text may take six times a value."""
 _COMPRESSED: Final = 0.3  # file bytes a byte in memory, until a file has shown it
 
 
@@ -161,7 +163,8 @@ class Staging:
         """Write out what has grown large enough for a file, and, when memory is full, what there is most of."""
         store = self._store
         for day in store.days:
-            if store.size_of(day) * self._compressed >= self._limits.file_bytes:
+            size_bytes = store.size_of(day)
+            if size_bytes * self._compressed >= self._limits.file_bytes or size_bytes >= MAX_TABLE_BYTES:
                 self._stage_rows(day)
         while store.size_bytes + self._refused_bytes > self._limits.memory_bytes:
             largest = max(store.days, key=store.size_of, default=None)
@@ -193,7 +196,9 @@ class Staging:
         columns, overflowed = self._columns(), self._decoding.counts.overflowed
         for index, staged in enumerate(self._staged):
             notes = closing if index == len(self._staged) - 1 else None
-            same = staged.planned.kind == "quarantine" or (staged.columns, staged.overflowed) == (columns, overflowed)
+            same = staged.planned.kind == "quarantine" or (
+                staged.overflowed == overflowed and _laid_out(staged.columns) == _laid_out(columns)
+            )
             if notes is not None or not same:
                 self._staged[index] = self._rewritten(staged, columns, overflowed, notes)
 
@@ -353,6 +358,11 @@ def doubles_so_far(found: Collection[str], earlier: Collection[str]) -> tuple[st
     together for many readers.
     """
     return tuple(sorted({*found, *sorted(earlier)[: MAX_DOUBLES - len(found)]}))
+
+
+def _laid_out(columns: Sequence[Column]) -> list[tuple[str, str, str, str | None]]:
+    """What of columns decides a file's contents: not how many values clash."""
+    return [(column.field, column.name, column.kind, column.other) for column in columns]
 
 
 def file_crc32c(path: Path) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from appliance.export_now import POLL_S, check_sink
+from appliance.export_now import POLL_S, check_sink, failing_now
 from commitlog.base import Log
 from commitlog.remote import RemoteLog
 from core.channel import ChannelClient
@@ -17,7 +17,6 @@ from core.errors import UnavailableError
 from sink.lake import LakeFile
 from sink.replaying import REPLAYED_TABLE
 from sink.requests import REQUESTS_TABLE, replay_request, replays
-from sink.troubles import read_troubles
 
 AT_ONCE: Final = 1_000  # requests entered in one commit
 
@@ -70,11 +69,11 @@ async def _wait(
     deadline_s = time.monotonic() + timeout_s
     told: set[str] = set()
     while left := sorted(replays(await log.rows(REQUESTS_TABLE)).keys() & set(paths)):
-        troubles = read_troubles(data_dir / "run")
-        trouble = next((found for path in ["", *left] if (found := troubles.get(path))), None)
-        if trouble is not None and trouble.what not in told:
+        tried = next(iter(failing_now(data_dir, left).values()), None)
+        trouble = None if tried is None else tried.last_error
+        if tried is not None and trouble is not None and trouble.what not in told:
             told.add(trouble.what)
-            tell(f"the sink is failing ({trouble.failures} times so far): {trouble.what}")
+            tell(f"the sink is failing ({tried.failures} times so far): {trouble.what}")
         if time.monotonic() >= deadline_s:
             what = f"{len(left)} of {len(paths)} files are not replayed after {timeout_s:g} s"
             if trouble is not None:

@@ -23,15 +23,14 @@ from commitlog.ledger import LEDGER_TABLE, Ledger, LedgerState, without
 from core.clock import Clock
 from core.errors import HeadraceError
 from core.tasks import background, log_unexpected
+from sink.attempts import Attempts, Pauses, trouble_of
 from sink.base import (
-    BackOffError,
     CancelFlag,
     Export,
     ExportCancelledError,
     ExportWindow,
     Missing,
     NotConnectedError,
-    RecordsFailedError,
     Replayer,
     Sink,
     joined,
@@ -41,48 +40,39 @@ from sink.metrics import SinkMetrics
 from sink.progress import EXPORTS_TABLE, after, checkpoint, ledger_entry, restored, unseen
 from sink.replaying import Threaded, carry_out, due_first
 from sink.requests import REQUESTS_TABLE, flush_done, flushes, replays
+from sink.standing import (
+    REPLAYS_TOLD,
+    ReplayStanding,
+    Standing,
+    TopicStanding,
+    Waiting,
+    Work,
+    state_of,
+    tried,
+    waiting_of,
+    work_on,
+)
 
 _log: Final = structlog.get_logger("headrace.sink")
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-FIRST_PAUSE_S: Final = 0.5
-WAIT_S: Final = 1.0  # longest sleep on the log's doorbell: bounds how long a stop takes
-POLL_S: Final = 0.2  # shortest time between two looks at the windows: a busy log rings its bell all the time
 _TOLD: Final[Collection[LedgerState]] = ("lost", "left_out", "dropped")  # offsets that need no other explanation
 WINDOWS_PER_TURN: Final = 8  # of one topic before the next topic's turn
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pauses:
-    """How long the runner waits, in seconds."""
-
-    retry_max_s: float
-    first_s: float = FIRST_PAUSE_S
-    wait_s: float = WAIT_S
-    poll_s: float = POLL_S
-
-    def after(self, error: Exception, failures: int) -> float:
-        """The pause after the `failures`-th failure in a row."""
-        if isinstance(error, RecordsFailedError):
-            return self.retry_max_s
-        if isinstance(error, BackOffError):
-            return min(max(error.retry_after_s, self.first_s), self.retry_max_s)
-        return min(self.first_s * 2.0 ** min(failures - 1, 32), self.retry_max_s)
-
-
 @dataclass(slots=True, kw_only=True)
-class _Turn:
+class _Turn(Attempts):
     """Where one topic stands, and whether it has to wait.
 
     `recorded`: the tables say where. `ahead` is what the sink has of it beyond that, None as long as nobody asked.
     """
 
+    topic: str = ""
     committed: Committed = field(default_factory=Committed)
+    waiting: Waiting | None = None
     recorded: bool = False
     ahead: Sequence[ExportWindow] | None = None
-    failures: int = 0
-    due_ms: int = 0
 
 
 class Runner:
@@ -118,7 +108,30 @@ class Runner:
         self._sink_open = False
         self._loaded = False
         self._turns: dict[str, _Turn] = {}
-        self._whole = _Turn()
+        self._whole = Attempts()
+        self._started = False
+        self._work: Work | None = None
+
+    def standing(self) -> Standing:
+        """How the sink stands now; to be asked from the event loop."""
+        topics = [
+            TopicStanding(topic=turn.topic, topic_id=topic_id, waiting=turn.waiting, **tried(turn))
+            for topic_id, turn in self._turns.items()
+            if turn.topic
+        ]
+        return Standing(
+            at_ms=self._clock.time_ms(),
+            state=state_of(self._whole, self._work, started=self._started),
+            work=self._work,
+            topics=topics,
+            topics_total=len(topics),
+            replays=self._failing_replays(),
+            **tried(self._whole),
+        )
+
+    def _failing_replays(self) -> Sequence[ReplayStanding]:
+        turns = sorted(self._replay_turns.items())
+        return [ReplayStanding(path=path, **tried(turn)) for path, turn in turns if turn.failures][:REPLAYS_TOLD]
 
     async def run(self, stop: asyncio.Event) -> None:
         """Export until `stop` is set; the window under way is then dropped cleanly and taken up at the next start."""
@@ -151,24 +164,28 @@ class Runner:
     async def _round(self, stop: asyncio.Event) -> bool:
         """One turn for every topic that is due; True if any window was exported."""
         if self._waits(self._whole):
+            await self._look_at_all()
             return False
         try:
-            reader = await self._ready()
             requests = await self._log.rows(REQUESTS_TABLE)
             self._flushes = flushes(requests)
+            reader = await self._ready()
             topics = await self._in_thread(reader.topics)
         except Exception as error:  # noqa: BLE001 - whatever keeps the log or the sink from opening, it is tried again
             self._failed(self._whole, error, "the sink cannot start")
             return False
-        self._whole.failures = 0
-        self._metrics.troubles.clear("")
+        self._whole.succeeded()
+        self._started = True
         moved = False
         for info in topics.values():
             if stop.is_set():
                 return moved
             turn = self._turns.setdefault(info.topic_id, _Turn())
+            turn.topic = info.name
             if self._sink_open and not self._waits(turn):
                 moved |= await self._turn(reader, info, turn)
+            else:
+                await self._look(reader, info, turn)
         return await self._replay_one(requests, stop) or moved
 
     async def _ready(self) -> LogReader:
@@ -211,14 +228,18 @@ class Runner:
                 turn.ahead = await self._in_thread(self._sink.unrecorded, info, known, reader)
             last = turn.committed.next_window - 1
             windows = await self._in_thread(reader.windows, info.name, after=last)
+            self._count(windows, info, turn)
             for _ in range(WINDOWS_PER_TURN):
                 window = self._due(windows, info, turn)
                 if window is None:
                     break
                 await self._export(reader, window, turn)
                 windows = [later for later in windows if later.number > window.number]
-                turn.failures = 0
+                self._count(windows, info, turn)
+                self._metrics.changed.set()
+                turn.succeeded()
                 moved = True
+            turn.succeeded()
         except ExportCancelledError:
             _log.info("export dropped", topic=info.name, window=turn.committed.next_window, reason="stopping")
         except NotConnectedError as error:
@@ -246,6 +267,47 @@ class Runner:
         due = self._holding.due(windows, now_ms=self._clock.time_ms(), flush_through=flush_through, begun=begun)
         return joined(due) if due else None
 
+    def _count(self, windows: Sequence[ClosedWindow], info: TopicInfo, turn: _Turn) -> None:
+        """Note what a topic has waiting, and how much of it is held back."""
+        ahead_to = turn.ahead[-1].number if turn.ahead else -1
+        rest = [window for window in windows if window.number > ahead_to]
+        ask = self._sink_open and not turn.ahead
+        begun = self._sink.begun(info.topic_id, turn.committed.next_window) if ask else None
+        units = self._holding.units(
+            rest,
+            now_ms=self._clock.time_ms(),
+            flush_through=self._flushes.get(info.topic_id, -1),
+            begun=begun,
+        )
+        held = len(rest) - sum(len(unit) for unit in units)
+        turn.waiting = waiting_of(windows, held, self._clock.time_ms())
+
+    async def _look_at_all(self) -> None:
+        """Count what waits while nothing can be exported. Where that is not to be known, none is counted."""
+        topics: Mapping[str, TopicInfo] = {}
+        reader = self._reader
+        if self._loaded:
+            with contextlib.suppress(Exception):  # what it is, the next attempt to start meets and tells
+                if reader is None:
+                    reader = self._reader = await self._in_thread(self._open_reader)
+                topics = await self._in_thread(reader.topics)
+        if reader is None or not topics:
+            for turn in self._turns.values():
+                turn.waiting = None
+            return
+        for info in topics.values():
+            turn = self._turns.setdefault(info.topic_id, _Turn())
+            turn.topic = info.name
+            await self._look(reader, info, turn)
+
+    async def _look(self, reader: LogReader, info: TopicInfo, turn: _Turn) -> None:
+        """Count what waits of a topic that is not tried now."""
+        try:
+            windows = await self._in_thread(reader.windows, info.name, after=turn.committed.next_window - 1)
+            self._count(windows, info, turn)
+        except Exception:  # noqa: BLE001 - what it is, the topic's next attempt meets and tells
+            turn.waiting = None
+
     async def _forget_flush(self, info: TopicInfo, turn: _Turn) -> None:
         """Withdraw a request for windows that are exported already."""
         if info.topic_id in self._flushes and self._flushes[info.topic_id] < turn.committed.next_window:
@@ -255,7 +317,13 @@ class Runner:
         skipped = await self._unseen(turn, window)
         export = Export()
         if window.span:
-            export = await self._in_thread(self._sink.write, window, reader, self._cancel, notes=turn.committed.notes)
+            self._work = work_on(window, self._clock.time_ms())
+            try:
+                export = await self._in_thread(
+                    self._sink.write, window, reader, self._cancel, notes=turn.committed.notes
+                )
+            finally:
+                self._work = None
         export = replace(export, lost=(*skipped, *export.lost))
         reached = after(turn.committed, window, export.notes)
         now_ms = self._clock.time_ms()
@@ -328,26 +396,19 @@ class Runner:
         else:
             _log.info("window exported", **facts)
 
-    def _waits(self, turn: _Turn) -> bool:
+    def _waits(self, turn: Attempts) -> bool:
         return turn.due_ms > self._clock.monotonic_ms()
 
-    def _failed(self, turn: _Turn, error: Exception, event: str, **facts: object) -> None:
-        turn.failures += 1
-        pause_s = self._pauses.after(error, turn.failures)
-        turn.due_ms = self._clock.monotonic_ms() + round(pause_s * 1000)
-        self._metrics.troubles.note(
-            str(facts.get("topic") or facts.get("file") or ""), error, turn.failures, self._clock.time_ms()
-        )
+    def _failed(self, turn: Attempts, error: Exception, event: str, **facts: object) -> None:
+        trouble = trouble_of(error, event, self._clock.time_ms())
+        pause_s = self._pauses.after(error, turn.failures + 1)
+        turn.failed(trouble, pause_s, self._clock)
         facts = {**facts, "failures": turn.failures, "retry_in_s": pause_s}
-        if isinstance(error, HeadraceError):
-            self._metrics.failed(error.code)
-            _log.warning(event, what=error.what, where=error.where, mend=error.mend, **facts)
-        elif isinstance(error, OSError):
-            self._metrics.failed("storage")
-            _log.warning(event, what=str(error), mend="is there space, and may it be written?", **facts)
+        if isinstance(error, HeadraceError | OSError):
+            _log.warning(event, what=trouble.what, where=trouble.where, mend=trouble.mend, **facts)
         else:
-            self._metrics.failed("unexpected")
             log_unexpected(event, error, **facts)
+        self._metrics.failed(trouble.code)
 
     async def _idle(self, stop: asyncio.Event) -> None:
         """Wait for news of the log, for a topic's next attempt, or for the stop, whichever comes first."""

@@ -115,9 +115,18 @@ class ParquetSink:
                 files_total=len(found.broken),
             )
             self._publisher.take_back(found.broken)
-        for one in found.recorded:
-            self._recorded[info.topic_id, one.window.number] = one
-        windows = [*planned, *(one.window for one in found.recorded)]
+        there = [one.window for one in found.recorded]
+        if there:
+            _log.warning(
+                "exports are not recorded",
+                what="the lake has them, and the log's tables do not tell of them: they are recorded as they stand",
+                topic=info.name,
+                windows=[there[0].first_number, there[-1].number],
+                exports=len(there),
+                recorded_to=next_window,
+            )
+        self._recorded |= {(info.topic_id, one.window.number): one for one in found.recorded}
+        windows = [*planned, *there]
         return sorted(windows, key=lambda window: window.first_number)
 
     def begun(self, topic_id: str, next_window: int) -> int | None:

@@ -7,7 +7,7 @@ newest `EXPORTS_KEPT` windows of a topic are kept. Both change in one commit, th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from commitlog.base import TableChange
@@ -16,6 +16,7 @@ from commitlog.ledger import Ledger, LedgerEntry, LedgerState
 from sink.base import Export, ExportedFile, ExportWindow, Missing
 
 EXPORTS_TABLE: Final = "exports"
+_STATES: Final[tuple[LedgerState, ...]] = ("lost", "left_out")
 EXPORTS_KEPT: Final = 1_000  # per topic: six weeks of hourly windows, some MB in memory
 
 
@@ -95,6 +96,27 @@ def _entered(
         change = ledger.enter(ledger_entry(window, state, each, now_ms))
         if change is not None:
             yield change
+
+
+def restored(exports: Mapping[str, Any], ledger: Ledger) -> Iterator[TableChange]:
+    """What rows of `exports` list as lost or left out, and the ledger does not have: it is lost, or of an older day."""
+    for key in sorted(exports):
+        row = exports[key]
+        for state in _STATES:
+            for partition, first, following, reason in row[state]:
+                entry = LedgerEntry(
+                    topic=row["topic"],
+                    topic_id=key.partition("/")[0],
+                    partition=partition,
+                    first=first,
+                    next=following,
+                    state=state,
+                    reason=reason,
+                    at_ms=row["exported_at_ms"],
+                )
+                change = ledger.enter(entry)
+                if change is not None:
+                    yield change
 
 
 def ledger_entry(window: ExportWindow, state: LedgerState, missing: Missing, now_ms: int) -> LedgerEntry:

@@ -37,7 +37,7 @@ from sink.base import (
 )
 from sink.holding import Holding
 from sink.metrics import SinkMetrics
-from sink.progress import after, checkpoint, ledger_entry, unseen
+from sink.progress import EXPORTS_TABLE, after, checkpoint, ledger_entry, restored, unseen
 from sink.replaying import Threaded, carry_out, due_first
 from sink.requests import REQUESTS_TABLE, flush_done, flushes, replays
 from sink.standing import (
@@ -194,7 +194,7 @@ class Runner:
             for topic_id, row in rows.items():
                 turn = self._turns.setdefault(topic_id, _Turn())
                 turn.committed, turn.recorded = committed_from_row(row), True
-            self._ledger = Ledger(await self._log.rows(LEDGER_TABLE))
+            self._ledger = await self._whole_ledger()
             self._loaded = True
         if not self._sink_open:
             done = {topic_id: turn.committed.next_window for topic_id, turn in self._turns.items()}
@@ -204,6 +204,15 @@ class Runner:
         if self._reader is None:
             self._reader = await self._in_thread(self._open_reader)
         return self._reader
+
+    async def _whole_ledger(self) -> Ledger:
+        """The ledger, with what the rows of `exports` say of it should it be lost."""
+        ledger = Ledger(await self._log.rows(LEDGER_TABLE))
+        changes = list(restored(await self._log.rows(EXPORTS_TABLE), ledger))
+        if changes:
+            _log.warning("the ledger is mended", what="it did not have what exports list as lost", entries=len(changes))
+            await self._log.append([], changes)
+        return ledger
 
     def _open_sink(self, done: Mapping[str, int]) -> None:
         self._sink.open(done)
@@ -215,7 +224,8 @@ class Runner:
         try:
             await self._forget_flush(info, turn)
             if turn.ahead is None:
-                turn.ahead = await self._look_ahead(reader, info, turn)
+                known = turn.committed.next_window if turn.recorded else None
+                turn.ahead = await self._in_thread(self._sink.unrecorded, info, known, reader)
             last = turn.committed.next_window - 1
             windows = await self._in_thread(reader.windows, info.name, after=last)
             self._count(windows, info, turn)
@@ -242,21 +252,6 @@ class Runner:
     def _close_sink(self) -> None:
         self._sink_open = False
         self._sink.close()
-
-    async def _look_ahead(self, reader: LogReader, info: TopicInfo, turn: _Turn) -> Sequence[ExportWindow]:
-        """What the sink has of a topic, and the tables do not know of."""
-        known = turn.committed.next_window if turn.recorded else None
-        ahead = await self._in_thread(self._sink.unrecorded, info, known, reader)
-        if ahead:
-            _log.warning(
-                "exports are not recorded",
-                what="the sink has them already, or has begun them: they are recorded, or finished, as they are",
-                topic=info.name,
-                windows=[ahead[0].first_number, ahead[-1].number],
-                exports=len(ahead),
-                recorded_to=known,
-            )
-        return ahead
 
     def _due(self, windows: Sequence[ClosedWindow], info: TopicInfo, turn: _Turn) -> ExportWindow | None:
         """What of a topic is to be exported now: windows of the log, up to what the sink has already, or that."""

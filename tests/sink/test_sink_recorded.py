@@ -214,6 +214,20 @@ async def test_an_export_that_is_not_whole_is_kept_when_the_log_has_let_go_of_it
     assert len(rows) == 2
 
 
+@pytest.mark.parametrize("table", ["ledger", "exports"])
+async def test_one_table_alone_is_gone(tmp_path: Path, table: str) -> None:
+    """The ledger is made again from the rows of exports; these are for show, and the files say as much."""
+    subject, log = await exported(tmp_path)
+    before, identities = timeless(log.tables), subject.identities()
+    lose(log, table)
+    windows_of(log, 1)
+    said = await again(subject, log)
+    assert [entry["entries"] for entry in said if entry["event"] == "the ledger is mended"] == [2] * (table == "ledger")
+    assert timeless(log.tables)["ledger"] == before["ledger"]
+    assert subject.visible() == complete(log)
+    assert identities <= subject.identities()
+
+
 async def test_windows_between_exports_that_are_there_are_exported(tmp_path: Path) -> None:
     """Someone removed all files of a window, and the tables are lost, too."""
     subject, log = await exported(tmp_path, plain_log(5))
@@ -319,6 +333,14 @@ def split(window: Any, number: int, offsets: dict[int, tuple[int, int]]) -> Any:
 
 def damage(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:20])
+
+
+@pytest.mark.parametrize("table", ["exports", "ledger"])
+async def test_verify_holds_without_one_of_the_other_tables(box: Box, table: str) -> None:
+    async with opened(box.data_dir, settings=log_settings(), clock=CLOCK) as log:
+        await log.append([], [TableChange(table=table, key=key, value=None) for key in await log.rows(table)])
+        await export(log, box.data_dir)
+    assert box.verify().clean
 
 
 @pytest.mark.parametrize("harm", [damage, Path.unlink], ids=["damaged", "removed"])

@@ -135,7 +135,12 @@ def _texts(array: pa.Array, kind: bytes) -> Hashes:
 
 def _plain_list(items: Sequence[Any]) -> list[Any]:
     """A list as its items mean: numbers as doubles where these hold them."""
-    return [float(item) if type(item) is int and -EXACT <= item <= EXACT else _packable(item) for item in items]
+    return [item + 0.0 if _is_double(item) else _packable(item) for item in items]
+
+
+def _is_double(item: Any) -> bool:
+    """Whether a double holds it."""
+    return type(item) is float or (type(item) is int and -EXACT <= item <= EXACT)
 
 
 def _packable(item: Any) -> Any:

@@ -50,8 +50,6 @@ _Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 _TYPES: Final[Mapping[type, Any]] = {int: _Int64 | None, float: float | None, str: str | None, bool: bool | None}
 _STORED: Final[Mapping[type, str]] = {int: "int64", float: "double", str: "string", bool: "bool"}
 
-_NUMPY: Final[Mapping[str, Any]] = {"int64": np.int64, "double": np.float64}
-
 Bools = npt.NDArray[np.bool_]
 Marks = npt.NDArray[np.int32]
 
@@ -143,10 +141,10 @@ class _Struct:
 
 
 def _array(values: list[Any], kind: str) -> pa.Array:
-    """As an Arrow array; numbers of which none is missing go the shorter way."""
-    if kind in _NUMPY:
+    """As an Arrow array; integers of which none is missing go the shorter way. (Of a double, NumPy makes None NaN.)"""
+    if kind == "int64":
         try:
-            return pa.array(np.fromiter(values, _NUMPY[kind], len(values)))
+            return pa.array(np.fromiter(values, np.int64, len(values)))
         except TypeError:  # there is a None among them
             pass
     return pa.array(values, STORED_TYPES[kind])

@@ -20,8 +20,8 @@ from appliance.settings import Settings, load_settings
 from core.errors import BadRequestError, NotFoundError
 
 if TYPE_CHECKING:
-    from sink.lake import LakeFile
-    from sink.quarantine import Found
+    from sink.parquet.lake import LakeFile
+    from sink.query.quarantine import Found
 
 app = typer.Typer(help="What could not be read as rows: list it, show it, have it read again.", no_args_is_help=True)
 
@@ -50,8 +50,8 @@ def list_rows(
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of text.")] = False,
 ) -> None:
     """Count what is in quarantine by topic, reason and file, and show the first rows."""
-    from sink.quarantine import Selection, listed  # here, as below: no other command needs it
-    from sink.reasons import REASONS
+    from sink.payload.reasons import REASONS
+    from sink.query.quarantine import Selection, listed  # here, as below: no other command needs it
 
     if reason is not None and reason not in REASONS:
         raise BadRequestError(f"there is no reason {reason!r}", where="--reason", mend=f"one of {', '.join(REASONS)}")
@@ -78,7 +78,7 @@ def show(
     config: Config = None,
 ) -> None:
     """Write one row's payload to standard output, byte for byte. What is known of it goes to standard error."""
-    from sink.quarantine import rows_at
+    from sink.query.quarantine import rows_at
 
     match = _PLACE.match(place)
     if match is None:
@@ -130,8 +130,8 @@ def replay(
 
 
 def _chosen(lake: Path, names: Sequence[str], topic: str | None) -> list[LakeFile]:
-    from sink.quarantine import quarantine_files
-    from sink.replay import quarantine_file
+    from sink.parquet.replay import quarantine_file
+    from sink.query.quarantine import quarantine_files
 
     if not names:
         return quarantine_files(lake, topic)[0]
@@ -153,7 +153,7 @@ def _below(lake: Path, name: str) -> str:
 
 def _foretell(settings: Settings, files: Sequence[LakeFile]) -> None:
     from appliance.sink import readings
-    from sink.quarantine import outlook
+    from sink.query.quarantine import outlook
 
     reading_of = readings(settings)
     for file in files:

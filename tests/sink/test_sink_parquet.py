@@ -30,13 +30,13 @@ from sink.base import (
     NotConnectedError,
     joined,
 )
-from sink.parquet import ParquetSink
-from sink.plan import file_path, from_json, plan_name, topic_folder
-from sink.reading import Reading, json_reading, raw_reading
-from sink.schema import Schema
-from sink.staging import Limits
+from sink.parquet.plan import file_path, from_json, plan_name, topic_folder
+from sink.parquet.sink import ParquetSink
+from sink.parquet.staging import Limits
+from sink.payload.reading import Reading, json_reading, raw_reading
+from sink.payload.schema import Schema
+from sink.payload.times import Skew
 from sink.storage import Storage
-from sink.times import Skew
 from tests.sink.sink_fakes import DAY_MS, T0, FakeLog, FaultyStorage, Killed, lake_rows
 
 SECOND = T0 // 1000
@@ -153,7 +153,7 @@ def test_raw_topics_keep_the_payload_as_bytes(tmp_path: Path) -> None:
 
 @pytest.fixture(name="small_chunks")
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sink.chunks.CHUNK_RECORDS", 5)
+    monkeypatch.setattr("sink.payload.chunks.CHUNK_RECORDS", 5)
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -210,7 +210,7 @@ def test_a_file_closes_its_export_also_where_nothing_is_left_to_be_written(
     tmp_path: Path, log: FakeLog, monkeypatch: pytest.MonkeyPatch, last: bytes
 ) -> None:
     """Too many names in a piece of a window: all of it is written, and this piece is the window's last."""
-    monkeypatch.setattr("sink.chunks.Gatherer.full", True)
+    monkeypatch.setattr("sink.payload.chunks.Gatherer.full", True)
     for number in range(9):
         log.put({"n": number, "early": 1})
     log.put(last, raw=True)
@@ -234,7 +234,7 @@ def test_dates_beyond_the_limit_are_filed_where_they_were_received(tmp_path: Pat
 def test_fields_beyond_the_limit_go_to_one_column(
     tmp_path: Path, log: FakeLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sink.decoding.MAX_FIELDS", 2)
+    monkeypatch.setattr("sink.payload.decoding.MAX_FIELDS", 2)
     for number in range(4):
         log.put({f"f{number}": number, "all": 1})
     export(tmp_path, log)

@@ -14,7 +14,6 @@ from structlog.testing import capture_logs
 
 from commitlog.committed import Committed
 from commitlog.settings import FieldSettings, TopicSettings
-from sink import staging
 from sink.base import (
     BackOffError,
     CancelFlag,
@@ -25,16 +24,17 @@ from sink.base import (
     Replay,
     ReplayRefusedError,
 )
-from sink.lake import LakeFile, read_lake_file
 from sink.metrics import SinkMetrics
-from sink.parquet import ParquetSink
-from sink.reading import Reading, json_reading, raw_reading
+from sink.parquet import staging
+from sink.parquet.lake import LakeFile, read_lake_file
+from sink.parquet.sink import ParquetSink
+from sink.parquet.staging import Limits
+from sink.payload.reading import Reading, json_reading, raw_reading
+from sink.payload.schema import Schema
+from sink.payload.times import Skew
 from sink.replaying import REPLAYED_KEPT, recorded
 from sink.requests import REQUESTS_TABLE, replay_request
-from sink.schema import Schema
-from sink.staging import Limits
 from sink.storage import Storage
-from sink.times import Skew
 from tests.sink.sink_fakes import (
     DAY_MS,
     T0,
@@ -212,7 +212,7 @@ async def test_a_stricter_schema_takes_nothing_back(tmp_path: Path) -> None:
 
 
 async def test_memory_is_bounded_by_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sink.quarantined._CHUNK_RECORDS", 2)
+    monkeypatch.setattr("sink.payload.kept._CHUNK_RECORDS", 2)
     monkeypatch.setattr(staging, "_REFUSED_BYTES", 400)
     await exported(tmp_path / "right", MENDED)
     log = await exported(tmp_path / "lake", WRONG)

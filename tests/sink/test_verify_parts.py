@@ -13,15 +13,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sink.canonical import Expected, hash_values, value_of_text
-from sink.decode import JsonDecoder
-from sink.kinds import Json, json_text
-from sink.lake import LakeFile, look_at_lake
-from sink.ranges import Range, common, size, union, without
-from sink.times import Skew
-from sink.verify_buckets import BUCKET_OFFSETS, Buckets
-from sink.verify_places import PlaceCheck, Span
-from sink.verify_report import MAX_KEPT, Bounded, Finding
+from sink.parquet.lake import LakeFile, look_at_lake
+from sink.payload.decode import JsonDecoder
+from sink.payload.kinds import Json, json_text
+from sink.payload.times import Skew
+from sink.verify.buckets import BUCKET_OFFSETS, Buckets
+from sink.verify.canonical import Expected, hash_values, value_of_text
+from sink.verify.places import PlaceCheck, Span
+from sink.verify.ranges import Range, common, size, union, without
+from sink.verify.report import MAX_KEPT, Bounded, Finding
 from tests.sink.lake_box import Box
 
 RANGES = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=8)

@@ -52,9 +52,10 @@ class Publisher:
         self.storage.rename(staged, final)
 
     def _sync_directories(self, plan: Plan) -> None:
-        """A file found published may be the work of a process killed before it synced the directory: sync them all."""
-        dates = {(self.lake / file.path).parent for file in plan.files}
-        for directory in sorted(dates | {date.parent for date in dates}):
+        """Sync all directories up to the lake's: what is found there may be the work of a process that was killed
+        before it synced them, files and folders alike.
+        """
+        for directory in sorted({self.lake / parent for file in plan.files for parent in Path(file.path).parents}):
             self.storage.sync_dir(directory)
 
     def is_at_hand(self, file: PlannedFile) -> bool:

@@ -449,6 +449,28 @@ def test_plan_outlives_a_change_of_settings(tmp_path: Path, log: FakeLog) -> Non
     assert (facts[b"headrace.software"], facts[b"headrace.decoder"]) == (b"headrace 0", b"json/2")
 
 
+@pytest.mark.parametrize("made", [1, 2], ids=["topic", "date"])
+def test_folders_that_a_killed_process_made_outlive_a_power_cut(tmp_path: Path, log: FakeLog, made: int) -> None:
+    """It had no time to sync them; whoever finds them there must, and what is published must not go with them."""
+    log.put({"n": 1})
+    window = joined([log.close_window()])
+    killed = FaultyStorage()
+    sink = make_sink(tmp_path, storage=killed)
+    sink.open({})
+    killed.die_before("directory made", made)
+    with pytest.raises(Killed):
+        sink.write(window, log, CancelFlag())
+    cut = FaultyStorage(after=killed, power_loss=True)
+    sink = make_sink(tmp_path, storage=cut)
+    sink.open({})
+    assert sink.begun(window.topic_id, 0) == 0
+    sink.write(window, log, CancelFlag())  # the runner's checkpoint is durable behind it
+    cut.die_before("before remove", 1)
+    with pytest.raises(Killed):
+        sink.settle(window)
+    assert len(lake_rows(tmp_path)) == 1
+
+
 @pytest.mark.parametrize("lost", ["staged file", "its release"])
 def test_a_plan_that_cannot_be_carried_out_is_taken_back(tmp_path: Path, log: FakeLog, lost: str) -> None:
     log.put({"n": 1})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -384,17 +385,21 @@ class ScriptedReplayer:
         self.script = list(script)
         self.calls: list[tuple[str, str]] = []
         self.begun: list[str] = []
+        self.threads: set[int] = set()
 
     def replays_begun(self) -> list[str]:
+        self.threads.add(threading.get_ident())
         return self.begun
 
     def replay(self, path: str, progress: Any, cancel: CancelFlag) -> Replay:
+        self.threads.add(threading.get_ident())
         self.calls.append(("replay", path))
         if self.script:
             raise self.script.pop(0)
         return Replay(path=path, topic="telemetry", topic_id="t", number=0, rows=1)
 
     def settle_replay(self, path: str) -> None:
+        self.threads.add(threading.get_ident())
         self.calls.append(("settle", path))
         self.begun = [one for one in self.begun if one != path]
 
@@ -435,6 +440,8 @@ async def test_a_failing_replay_is_told_and_tried_again_and_others_go_on(error: 
     assert [entry["failures"] for entry in logs if entry["event"] == "replay failed"] == [1, 1]
     assert {row["outcome"] for row in log.tables["sink.replayed"].values()} == {"done"}
     assert "headrace_sink_failures_total" in metrics.text()
+    assert len(replayer.threads) == 1
+    assert threading.get_ident() not in replayer.threads
 
 
 async def test_what_was_begun_goes_first_and_a_refusal_ends_the_request() -> None:

@@ -20,8 +20,8 @@ from core.tasks import background
 from sink.attempts import Pauses
 from sink.holding import Holding
 from sink.metrics import WRITE_INTERVAL_S, SinkMetrics, keep_written
+from sink.parquet.held import Limits
 from sink.parquet.sink import ParquetSink
-from sink.parquet.staging import Limits
 from sink.payload.reading import Reading, json_reading, raw_reading
 from sink.payload.schema import Schema
 from sink.payload.times import Skew

@@ -1,4 +1,4 @@
-"""The checksum of a file's rows: which rows it has, whatever their order, in one 64-bit number.
+"""The checksum of a file's rows, which rows it has, whatever their order, in one 64-bit number; and of its bytes.
 
 A row is its place, (partition, offset, row). Each place gives a number, the checksum is their sum, all modulo 2**64:
 
@@ -17,8 +17,10 @@ it is no protection against somebody who makes up rows that fit. No rows give 0.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Final
 
+import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
@@ -75,3 +77,12 @@ def _unsigned(values: Numbers, part: slice, factor: int = 1) -> Any:
         return np.uint64(values * factor & _MASK)
     unsigned = values[part].astype(np.int64, copy=False).view(np.uint64)
     return unsigned if factor == 1 else unsigned * np.uint64(factor)
+
+
+def file_crc32c(path: Path) -> str:
+    """CRC-32C of a whole file, 8 hex digits. Raises OSError."""
+    crc = 0
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            crc = google_crc32c.extend(crc, piece)
+    return f"{crc:08x}"

@@ -8,7 +8,7 @@ under its final name stays as it is.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Final, Literal
@@ -20,6 +20,7 @@ from sink.payload.times import compact_utc
 
 PLAN_VERSION: Final = 2
 _LONGEST_TOPIC: Final = 220
+MAX_DOUBLES: Final = 2_000  # fields remembered of a topic, mostly some 60 KB; twice as many as a window may have
 
 FileKind = Literal["rows", "quarantine"]
 
@@ -154,3 +155,10 @@ def file_path(window: ExportWindow, kind: FileKind, date: str, part: int, replay
     name = f"{compact_utc(window.start_ms)}-{hashlib.sha256(vector).hexdigest()[:16]}.parquet"
     root = PurePosixPath("_quarantine") if kind == "quarantine" else PurePosixPath()
     return str(root / topic_folder(window.topic) / f"date={date}" / name)
+
+
+def doubles_so_far(found: Collection[str], earlier: Collection[str]) -> tuple[str, ...]:
+    """The fields of doubles so far: a column that was whole numbers in one file and not in the next would not fit
+    together for many readers.
+    """
+    return tuple(sorted({*found, *sorted(earlier)[: MAX_DOUBLES - len(found)]}))

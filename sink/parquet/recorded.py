@@ -30,8 +30,9 @@ import pyarrow.parquet as pq
 
 from commitlog.base import LogReader, TopicInfo
 from sink.base import CancelFlag, Export, ExportedFile, ExportWindow, Missing, RecordsFailedError
+from sink.parquet.checksum import file_crc32c
 from sink.parquet.lake import SUPERSEDED, LakeFile, LakeLook, Unit, published_paths, read_lake_file
-from sink.parquet.staging import doubles_so_far, file_crc32c
+from sink.parquet.plan import doubles_so_far
 from sink.payload.times import compact_utc
 
 

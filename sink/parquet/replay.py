@@ -25,10 +25,11 @@ import structlog
 
 from commitlog.committed import Committed
 from sink.base import BackOffError, CancelFlag, ExportWindow, RecordsFailedError, Replay, ReplayRefusedError
+from sink.parquet.held import Limits
 from sink.parquet.lake import SUPERSEDED, BadFile, LakeFile, read_lake_file
 from sink.parquet.plan import AnyPlan, Plan, replay_plan_name
 from sink.parquet.publisher import Publisher, exported_files
-from sink.parquet.staging import Limits, Staging
+from sink.parquet.staging import Staging
 from sink.payload.kept import kept_records
 from sink.payload.reading import Reading
 

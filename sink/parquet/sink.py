@@ -22,11 +22,12 @@ import structlog
 from commitlog.base import LogReader, TopicInfo
 from commitlog.committed import Committed
 from sink.base import CancelFlag, Export, ExportWindow, NotConnectedError, Replay
+from sink.parquet.held import Limits
 from sink.parquet.plan import AnyPlan, Plan, any_plan, from_json, plan_name, window_of
 from sink.parquet.publisher import Publisher, exported_files
 from sink.parquet.recorded import LakeRecord, Recorded, export_of
 from sink.parquet.replay import Replays
-from sink.parquet.staging import Limits, Staging
+from sink.parquet.staging import Staging
 from sink.payload.reading import Reading
 from sink.records import WindowRecords
 from sink.storage import Storage

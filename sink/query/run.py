@@ -34,8 +34,9 @@ from commitlog.rest_reader import open_reader
 from commitlog.table_rows import read_tables
 from core.errors import BadRequestError, UnavailableError
 from sink.base import CancelFlag, ExportWindow
+from sink.parquet.held import Limits
 from sink.parquet.lake import FileKind, LakeFile, look_at_lake, read_lake_file
-from sink.parquet.staging import Limits, Staging
+from sink.parquet.staging import Staging
 from sink.payload.reading import Reading
 from sink.query.views import name_sql, text_sql, view_sql
 from sink.records import WindowRecords

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from commitlog.base import ClosedWindow
+from sink.parquet.checksum import file_crc32c
 from sink.parquet.lake import LakeFile, Unit
 from sink.parquet.plan import topic_folder
-from sink.parquet.staging import file_crc32c
 from sink.verify.look import TopicLook
 from sink.verify.ranges import Range, without
 from sink.verify.report import RESTORE

@@ -25,8 +25,8 @@ from core.clock import SystemClock
 from sink.attempts import Pauses
 from sink.holding import Holding
 from sink.metrics import SinkMetrics
+from sink.parquet.held import Limits
 from sink.parquet.sink import ParquetSink
-from sink.parquet.staging import Limits
 from sink.parquet.writer import ROW_GROUP_ROWS
 from sink.payload.reading import Reading, json_reading, raw_reading
 from sink.payload.schema import Schema

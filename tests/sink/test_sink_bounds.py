@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from sink.base import CancelFlag, Export, joined
-from sink.parquet import staging, writer
+from sink.parquet import held, writer
+from sink.parquet.held import Limits
 from sink.parquet.sink import ParquetSink
-from sink.parquet.staging import Limits
 from sink.payload import chunks
 from sink.payload import decoding as decoding_module
 from sink.payload.columns import MAX_FIELDS
@@ -131,7 +131,7 @@ def test_a_row_group_has_no_texts_of_the_others(tmp_path: Path, monkeypatch: pyt
 
 
 def test_texts_that_compress_well_do_not_outgrow_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(staging, "MAX_TABLE_BYTES", 1_000_000)
+    monkeypatch.setattr(held, "MAX_TABLE_BYTES", 1_000_000)
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 500_000)
     log = FakeLog()
     log.topic(partitions=1)

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from commitlog.base import Gap
+from sink.parquet.held import Limits
 from sink.parquet.sink import ParquetSink
-from sink.parquet.staging import Limits
 from sink.payload.reading import json_reading
 from sink.payload.times import Skew
 from sink.storage import Storage

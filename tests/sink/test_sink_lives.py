@@ -26,9 +26,9 @@ from commitlog.reader import FileLogReader
 from core.clock import SystemClock
 from sink.holding import Holding
 from sink.metrics import SinkMetrics
+from sink.parquet.held import Limits
 from sink.parquet.lake import published_paths
 from sink.parquet.sink import ParquetSink
-from sink.parquet.staging import Limits
 from sink.runner import Pauses, Runner
 from sink.storage import Storage
 from tests.commitlog.log_support import log_settings, opened

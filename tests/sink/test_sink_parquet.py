@@ -30,9 +30,9 @@ from sink.base import (
     NotConnectedError,
     joined,
 )
+from sink.parquet.held import Limits
 from sink.parquet.plan import file_path, from_json, plan_name, topic_folder
 from sink.parquet.sink import ParquetSink
-from sink.parquet.staging import Limits
 from sink.payload.reading import Reading, json_reading, raw_reading
 from sink.payload.schema import Schema
 from sink.payload.times import Skew

@@ -26,10 +26,10 @@ from sink.base import (
     ReplayRefusedError,
 )
 from sink.metrics import SinkMetrics
-from sink.parquet import staging
+from sink.parquet import held
+from sink.parquet.held import Limits
 from sink.parquet.lake import LakeFile, read_lake_file
 from sink.parquet.sink import ParquetSink
-from sink.parquet.staging import Limits
 from sink.payload.reading import Reading, json_reading, raw_reading
 from sink.payload.schema import Schema
 from sink.payload.times import Skew
@@ -214,7 +214,7 @@ async def test_a_stricter_schema_takes_nothing_back(tmp_path: Path) -> None:
 
 async def test_memory_is_bounded_by_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sink.payload.kept._CHUNK_RECORDS", 2)
-    monkeypatch.setattr(staging, "_REFUSED_BYTES", 400)
+    monkeypatch.setattr(held, "REFUSED_BYTES", 400)
     await exported(tmp_path / "right", MENDED)
     log = await exported(tmp_path / "lake", WRONG)
     put_back(log, tmp_path / "lake")

@@ -13,8 +13,8 @@ from commitlog.reader import FileLogReader
 from commitlog.settings import FieldSettings, TopicSettings
 from core.clock import SystemClock
 from sink.metrics import SinkMetrics
+from sink.parquet.held import Limits
 from sink.parquet.sink import ParquetSink
-from sink.parquet.staging import Limits
 from sink.payload.reading import Reading, json_reading
 from sink.payload.schema import Schema
 from sink.payload.times import Skew

@@ -13,20 +13,12 @@ import pyarrow.compute as pc
 
 from sink.payload.batches import RowBatch, Stored, stored_fields
 from sink.payload.chunks import Chunk, Int64s
+from sink.payload.column_times import device_times, nulls
 from sink.payload.columns import MAX_FIELDS, FieldCounts
 from sink.payload.decode import DEFAULT_FIELD, PayloadIs, RawDecoder, Refused, Row
 from sink.payload.kinds import BOOL, EXACT, FLOAT, INT, STRING, WIDE, Fields, json_object
 from sink.payload.reading import Reading
 from sink.payload.schema import Schema
-from sink.payload.times import (
-    END_US,
-    MICROSECONDS_BELOW,
-    MILLISECONDS_BELOW,
-    SECONDS_BELOW,
-    US_PER_MS,
-    US_PER_S,
-    rfc3339_us,
-)
 from sink.payload.uniform import LEARN_FROM, Bools, Uniform, UniformJson
 
 _KINDS: Final = {"int64": INT, "double": FLOAT, "string": STRING, "bool": BOOL}
@@ -34,7 +26,6 @@ _RARELY: Final = 8  # chunks between two tries of the quick way where it has not
 BATCH_ROWS: Final = 16_384  # of records read one by one, and what is refused of them; then they are handed out
 BATCH_CELLS: Final = 4 << 20  # rows times fields of such a batch: some 35 MB where a device makes up names
 _WORTH: Final = 0.1  # share of a chunk for which the quick way is worth its time
-_SIMPLE_TIME: Final = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?Z$"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +117,7 @@ class Decoding:
             times, good = device_times(*stored, received)
             good &= (times <= received + self._skew.ahead_us) & (times >= received - self._skew.behind_us)
             found.fields[self._timestamp_field] = ("int64", pa.array(times))
-            good |= _nulls(stored[1])
+            good |= nulls(stored[1])
         if self._schema is not None:
             good &= conforming(self._schema, found, self._timestamp_field)
         return found if good.all() else found.picked(good)
@@ -266,72 +257,15 @@ def conforming(schema: Schema, found: Uniform, timestamp_field: str) -> Bools:
             continue
         kind, array = stored
         if kind != column.type and not (column.type == "double" and kind == "int64"):
-            good &= _nulls(array)
+            good &= nulls(array)
         elif kind != column.type:
             numbers = array.fill_null(0).to_numpy()
             good &= (numbers >= -EXACT) & (numbers <= EXACT)
         if column.required:
-            good &= ~_nulls(array)
+            good &= ~nulls(array)
     known = schema.names | {timestamp_field}
     for path, (_, array) in found.fields.items():
         unknown = schema.unknown_fields == "quarantine" and path not in known
         if unknown or any(path.startswith(f"{name}.") for name in schema.names):  # what is declared is not taken apart
-            good &= _nulls(array)
+            good &= nulls(array)
     return good
-
-
-def device_times(kind: str, array: pa.Array, received_us: Int64s) -> tuple[Int64s, Bools]:
-    """(microseconds, whether the value says a time between 1970 and 2100) of a column of times as devices write them.
-
-    Where there is no value, the time received. The rules are those of `sink.payload.times`, for whole columns.
-    """
-    absent = _nulls(array)
-    if kind == "int64":
-        times, good = _epoch_int(array.fill_null(0).to_numpy())
-    elif kind == "double":
-        times, good = _epoch_float(array.fill_null(0.0).to_numpy())
-    elif kind == "string":
-        times, good = _texts(array)
-    else:
-        times, good = np.zeros(len(array), np.int64), np.zeros(len(array), np.bool_)
-    return np.where(absent, received_us, times), good & (times < END_US) & ~absent
-
-
-def _epoch_int(values: Int64s) -> tuple[Int64s, Bools]:
-    good = values >= 0
-    held = np.where(good, values, 0)
-    seconds, millis = held < SECONDS_BELOW, held < MILLISECONDS_BELOW
-    factor = np.where(seconds, US_PER_S, np.where(millis, US_PER_MS, 1))
-    scaled = np.where(millis, held, 0) * factor
-    return np.where(millis, scaled, np.where(held < MICROSECONDS_BELOW, held, held // 1_000)), good
-
-
-def _epoch_float(values: npt.NDArray[np.float64]) -> tuple[Int64s, Bools]:
-    good = (values >= 0) & (values < float(2**63))
-    held = np.where(good, values, 0.0)
-    micros = np.where(held < SECONDS_BELOW, np.rint(held * US_PER_S), np.rint(held * US_PER_MS))
-    whole = np.where(held < MILLISECONDS_BELOW, np.minimum(micros, float(END_US)), held).astype(np.int64)
-    return np.where(held < MICROSECONDS_BELOW, whole, whole // 1_000), good
-
-
-def _texts(array: pa.Array) -> tuple[Int64s, Bools]:
-    """Times as text: those of the usual form together, all others one by one."""
-    simple = pc.match_substring_regex(array, _SIMPLE_TIME)
-    if array.null_count == 0 and pc.all(simple).as_py():
-        try:
-            parsed = pc.cast(array, pa.timestamp("us", "UTC"))
-        except pa.ArrowInvalid:  # a day that no month has, a leap second
-            pass
-        else:
-            micros = pc.cast(parsed, pa.int64()).to_numpy()
-            return micros, micros >= 0
-    found = [None if text is None else rfc3339_us(text) for text in array.to_pylist()]
-    good = np.array([us is not None and us >= 0 for us in found], np.bool_)
-    return np.array([us or 0 for us in found], np.int64), good
-
-
-def _nulls(array: pa.Array) -> Bools:
-    if not array.null_count:
-        return np.zeros(len(array), np.bool_)
-    nulls: Bools = array.is_null().to_numpy(zero_copy_only=False)
-    return nulls

@@ -20,7 +20,7 @@ _COMPRESSED: Final = 0.3  # file bytes a byte in memory, until a file has shown 
 class Limits:
     """What the sink may hold in memory, and when a file is large enough."""
 
-    memory_bytes: int = 256 << 20
+    memory_bytes: int = 128 << 20
     file_bytes: int = 128 << 20
     dates: int = MAX_DATES
 

@@ -20,6 +20,7 @@ from sink.metrics import SinkMetrics
 from sink.parquet.lake import LakeFile, read_lake_file
 from sink.storage import Storage
 from tests.commitlog.log_support import log_settings, opened
+from tests.sink import test_sink_replay as with_replays
 from tests.sink.lake_box import CLOCK, Box, export, records
 from tests.sink.sink_fakes import FakeLog, FaultyStorage, Killed, export_all, quick_runner, run_until
 from tests.sink.test_sink_contract import ParquetSubject, check, count_steps, fleet_log, heal, with_faults
@@ -326,6 +327,44 @@ async def test_missing_offsets_without_any_file_are_found_missing_again(tmp_path
 def split(window: Any, number: int, offsets: dict[int, tuple[int, int]]) -> Any:
     end = window.offsets[1][1]
     return replace(window, number=number, offsets={1: (end, end), **offsets})
+
+
+# -- replays
+
+
+async def replayed(lake: Path) -> FakeLog:
+    """An export, and then a replay of its quarantine that made rows of some of it."""
+    log = await with_replays.exported(lake, with_replays.WRONG)
+    with_replays.put_back(log, lake)
+    await with_replays.replay_all(with_replays.a_sink(lake, with_replays.MENDED), log)
+    assert list((lake / "_superseded").rglob("*.parquet"))
+    return log
+
+
+async def test_an_export_with_a_replay_comes_back_as_it_stands(tmp_path: Path) -> None:
+    """Also where the file that closed the export is the one that was superseded."""
+    log = await replayed(tmp_path)
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*.parquet")}
+    before = with_replays.rows(tmp_path)
+    lose(log)
+    await with_replays.exported(tmp_path, with_replays.MENDED, log)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.parquet")} == files
+    assert with_replays.rows(tmp_path) == before
+    with_replays.check_account(tmp_path, log)
+
+
+async def test_a_broken_export_is_taken_back_with_what_a_replay_made_of_it(tmp_path: Path) -> None:
+    log = await replayed(tmp_path)
+    before = with_replays.rows(tmp_path)
+    for path in sorted((tmp_path / "telemetry").rglob("*.parquet")):
+        file = read_lake_file(tmp_path, str(path.relative_to(tmp_path)))
+        if isinstance(file, LakeFile) and not file.replays:
+            path.unlink()
+    lose(log)
+    await with_replays.exported(tmp_path, with_replays.MENDED, log)
+    with_replays.never_twice(tmp_path)
+    assert with_replays.rows(tmp_path) == before
+    with_replays.check_account(tmp_path, log)
 
 
 # -- the real log

@@ -6,10 +6,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from core.bounded import Bounded
+
 RESTORE: Final = "put the file back from a copy; otherwise its rows are lost to readers of the lake"
 REPORT: Final = "keep the directory as it is, and report it: this is a defect"
-MAX_KEPT: Final = 1_000
-"""Findings that are kept, and notes; what comes after is counted. A lake full of holes must not fill the memory too."""
 
 
 def in_words(first: int, following: int) -> str:
@@ -52,28 +52,13 @@ class Finding:
 
 
 @dataclass(slots=True)
-class Bounded:
-    """A list that keeps the first `MAX_KEPT` and counts the others."""
+class Findings(Bounded[Finding]):
+    """What one look found, bounded in number."""
 
-    kept: list[Finding] = field(default_factory=list)
-    count: int = 0
-
-    def add(self, finding: Finding) -> None:
-        """Take one more."""
-        self.count += 1
-        if len(self.kept) < MAX_KEPT:
-            self.kept.append(finding)
-
-    def take(self, other: Bounded) -> None:
-        """Take all of another."""
-        for finding in other.kept:
-            self.add(finding)
-        self.count += other.count - len(other.kept)
-
-    def seen_again(self, again: Bounded) -> Bounded:
+    def seen_again(self, again: Findings) -> Findings:
         """What both have, in the words of the second; what neither kept counts as often as both counted it."""
         before = {finding.identity for finding in self.kept}
-        both = Bounded()
+        both = Findings()
         for finding in again.kept:
             if finding.identity in before or self.count > len(self.kept):
                 both.add(finding)
@@ -87,8 +72,8 @@ class TopicReport:
 
     topic: str
     topic_id: str
-    findings: Bounded = field(default_factory=Bounded)
-    notes: Bounded = field(default_factory=Bounded)
+    findings: Findings = field(default_factory=Findings)
+    notes: Findings = field(default_factory=Findings)
     numbers: Counter[str] = field(default_factory=Counter)
 
     def find(self, kind: str, what: str, where: str, mend: str = "", **range_: int) -> None:
@@ -129,12 +114,12 @@ class VerifyReport:
     topics: list[TopicReport] = field(default_factory=list)
 
     @property
-    def findings(self) -> Bounded:
+    def findings(self) -> Findings:
         """All findings."""
         return self._all("findings")
 
     @property
-    def notes(self) -> Bounded:
+    def notes(self) -> Findings:
         """All notes."""
         return self._all("notes")
 
@@ -148,8 +133,8 @@ class VerifyReport:
         """The counts of all topics together."""
         return sum((topic.numbers for topic in self.topics), Counter())
 
-    def _all(self, sort: str) -> Bounded:
-        every = Bounded()
+    def _all(self, sort: str) -> Findings:
+        every = Findings()
         for report in (self.general, *self.topics):
             every.take(getattr(report, sort))
         return every

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from appliance.commands.log import parse_time_ms
-from appliance.commands.options import Config, DataDir, Overrides, duration_s
+from appliance.commands.options import Config, DataDir, Overrides, Since, Until, duration_s
 from appliance.commands.quarantine_text import listing_as_dict, listing_lines, outlook_line
 from appliance.settings import Settings, load_settings
 from core.errors import BadRequestError, NotFoundError
@@ -37,13 +37,8 @@ Topic = Annotated[str | None, typer.Option("--topic", help="Only this topic.")]
 def list_rows(
     topic: Topic = None,
     reason: Annotated[str | None, typer.Option("--reason", help="Only rows with this reason, such as schema.")] = None,
-    since: Annotated[
-        str | None, typer.Option("--since", metavar="TIME", help="Received at or after: see --until.")
-    ] = None,
-    until: Annotated[
-        str | None,
-        typer.Option("--until", metavar="TIME", help="Received before: 2026-01-31T12:00:00Z, epoch ms, or 10m ago."),
-    ] = None,
+    since: Since = None,
+    until: Until = None,
     limit: Annotated[int, typer.Option("--limit", min=0, help="Rows shown; all are counted.")] = SHOWN_ROWS,
     data_dir: DataDir = None,
     config: Config = None,

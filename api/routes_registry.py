@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Header, Path, Query, Request
 from starlette.responses import Response, StreamingResponse
@@ -48,7 +48,7 @@ RegisteredPath = Annotated[
     ),
 ]
 IfMatch = Annotated[
-    str | None,
+    str,
     Header(
         alias="If-Match",
         pattern=r'^(\*|"[1-9][0-9]{0,17}")$',
@@ -56,7 +56,7 @@ IfMatch = Annotated[
     ),
 ]
 IfNoneMatch = Annotated[
-    Literal["*"] | None, Header(alias="If-None-Match", description="`*`: only if there is no entry yet.")
+    str, Header(alias="If-None-Match", pattern=r"^\*$", description="`*`: only if there is no entry yet.")
 ]
 
 
@@ -188,17 +188,17 @@ async def put_entry(
     services: Injected,
     request: Request,
     device: RegisteredPath,
-    if_match: IfMatch = None,
-    if_none_match: IfNoneMatch = None,
+    if_match: IfMatch = "",
+    if_none_match: IfNoneMatch = "",
 ) -> Response:
     """Set all fields of an entry; those left out are empty then. An entry that is there needs `If-Match`."""
     key = _key(device)
     entry = entry_from_json(await read_body(request, (_JSON,), max_bytes=_MAX_BODY_BYTES))
-    expected = ABSENT if if_match is None or if_none_match is not None else _expected(if_match)
+    expected = _expected(if_match) if if_match and not if_none_match else ABSENT
     try:
         row = await services.registry.put(key, entry, expected)
     except OutdatedError as error:
-        if if_match is None and if_none_match is None:
+        if not if_match and not if_none_match:
             raise _condition_needed(error) from None
         raise
     return _entry(key, row, status=201 if expected == ABSENT else 200)
@@ -211,13 +211,11 @@ async def put_entry(
     openapi_extra=body("RegistryPatch", _MERGE_PATCH, _JSON),
     summary="Change an entry",
 )
-async def patch_entry(
-    services: Injected, request: Request, device: RegisteredPath, if_match: IfMatch = None
-) -> Response:
+async def patch_entry(services: Injected, request: Request, device: RegisteredPath, if_match: IfMatch = "") -> Response:
     """Change some fields of an entry, by a JSON merge patch (RFC 7396); makes one where there is none."""
     key = _key(device)
     patch = patch_from_json(await read_body(request, (_MERGE_PATCH, _JSON), max_bytes=_MAX_BODY_BYTES))
-    row = await services.registry.patch(key, patch, None if if_match is None else _expected(if_match))
+    row = await services.registry.patch(key, patch, _expected(if_match) if if_match else None)
     return _entry(key, row)
 
 
@@ -228,10 +226,10 @@ async def patch_entry(
     responses={204: {"description": "It is gone."}, **NOT_FOUND, **WRITING, **CONDITION_NEEDED},
     summary="Remove an entry",
 )
-async def delete_entry(services: Injected, device: RegisteredPath, if_match: IfMatch = None) -> Response:
+async def delete_entry(services: Injected, device: RegisteredPath, if_match: IfMatch = "") -> Response:
     """Forget what people say of a device; its readings stay. Needs `If-Match`."""
     key = _key(device)
-    if if_match is None:
+    if not if_match:
         await services.registry.catch_up()
         row = services.registry.view.get(key)
         if row is None:

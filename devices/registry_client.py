@@ -121,9 +121,9 @@ class RegistryClient:
         await self.catch_up()
         for _ in range(MAX_TRIES):
             row = self.view.get(device)
+            entry = patched(RegistryEntry() if row is None else row.entry, patch)
             if expected is not None:
                 check_expected(device, expected, row)
-            entry = patched(RegistryEntry() if row is None else row.entry, patch)
             try:
                 return await self.put(device, entry, ABSENT if row is None else row.revision)
             except OutdatedError:

@@ -149,22 +149,23 @@ def _listed(text: str, where: str) -> None:
 
 
 _decode_any: Final = msgspec.json.Decoder().decode
-_decode_entry: Final = msgspec.json.Decoder(RegistryEntry).decode
 _encode: Final = msgspec.json.Encoder().encode
 
 
 def entry_from_json(body: bytes) -> RegistryEntry:
     """The entry in a JSON text. Raises BadRequestError, which says what is wrong where."""
     try:
-        entry = _decode_entry(body)
+        fields = _decode_any(body)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise refused(error) from None
-    packed(entry)
-    return entry
+    return entry_from_fields(fields)
 
 
 def entry_from_fields(fields: Any) -> RegistryEntry:
     """The entry of plain values. Raises BadRequestError."""
+    interval_ms = fields.get("expected_interval_ms") if isinstance(fields, dict) else None
+    if isinstance(interval_ms, float) and interval_ms.is_integer():
+        fields = {**fields, "expected_interval_ms": int(interval_ms)}  # 1000.0 is an integer in JSON Schema
     try:
         entry = msgspec.convert(fields, RegistryEntry)
         packed(entry)

@@ -83,6 +83,11 @@ def test_an_entry_over_the_whole_limit_is_refused() -> None:
         patched(RegistryEntry(), {"units": units})
 
 
+@pytest.mark.parametrize("number", ["1000", "1000.0", "1e3"])
+def test_a_whole_number_is_one_however_it_is_written(number: str) -> None:
+    assert entry_from_json(f'{{"expected_interval_ms": {number}}}'.encode()).expected_interval_ms == 1000
+
+
 def test_a_merge_patch_sets_empties_and_leaves() -> None:
     entry = named("n", "t", location="l", units={"a": "A", "b": "B"}, notes="x")
     patch = {"name": "m", "location": None, "units": {"a": None, "c": "C"}, "position": {"latitude": 1, "longitude": 2}}

@@ -242,7 +242,7 @@ _decode_revision: Final = msgspec.json.Decoder(_Revision).decode
 
 
 def row_value(row: RegistryRow) -> bytes:
-    """The row as it is stored: JSON, a third of the memory that a map of values takes."""
+    """The row as it is stored: JSON, a quarter of the memory that a map of values takes."""
     return _encode(row)
 
 

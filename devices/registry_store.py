@@ -50,6 +50,7 @@ MAX_TOTAL_BYTES: Final = 64 << 20  # as stored; each process keeps it once or tw
 _PAGE_ROWS: Final = 500  # a page is packed in about a millisecond
 _PAGE_BYTES: Final = 512 << 10
 _SPARE_KEYS: Final = 10_000
+_SLICE_KEYS: Final = 5_000  # a millisecond
 
 
 class StateLog(Protocol):
@@ -80,7 +81,7 @@ class RegistryStore:
     """Judges and commits changes, and says what has changed. One in a process, on its event loop."""
 
     def __init__(self, log: StateLog, *, max_devices: int) -> None:
-        """Reads all rows once: about half a second for 100,000."""
+        """Reads the revisions of all rows once: some 0.1 s for 100,000."""
         self._log = log
         self._max_devices = max_devices
         self._lock = asyncio.Lock()
@@ -132,7 +133,7 @@ class RegistryStore:
             self._revisions.extend(revisions)
             self._keys.extend(change.key for change in table)
             self.revision = revisions[-1]
-            self._tidy()
+            await self._tidy()
             return [revision if change.entry else 0 for change, revision in zip(changes, revisions, strict=True)]
 
     def _judge(self, changes: Sequence[Change]) -> None:
@@ -161,18 +162,26 @@ class RegistryStore:
                 mend="shorten notes, or remove entries of devices that are gone",
             )
 
-    def _tidy(self) -> None:
-        """Forget superseded and removed keys of the feed, once they are most of it."""
+    async def _tidy(self) -> None:
+        """Forget superseded and removed keys of the feed, once they are most of it; in slices, for the loop's sake.
+
+        Under the lock: nothing is written meanwhile, and the feed goes on as it is until the end.
+        """
         rows = self._log.rows_now(TABLE)
         if len(self._keys) <= 2 * len(rows) + _SPARE_KEYS:
             return
-        current = [
-            (revision, key)
-            for revision, key in zip(self._revisions, self._keys, strict=True)
-            if revision_of(rows.get(key)) == revision
-        ]
-        self._revisions = array("q", (revision for revision, _ in current))
-        self._keys = [key for _, key in current]
+        count = len(self._keys)
+        slices = [range(first, min(first + _SLICE_KEYS, count)) for first in range(0, count, _SLICE_KEYS)]
+        last: dict[str, int] = {}
+        for places in slices:
+            last.update((self._keys[place], place) for place in places)
+            await asyncio.sleep(0)
+        kept: list[int] = []
+        for places in slices:
+            kept += [place for place in places if last[self._keys[place]] == place and self._keys[place] in rows]
+            await asyncio.sleep(0)
+        self._revisions = array("q", (self._revisions[place] for place in kept))
+        self._keys = [self._keys[place] for place in kept]
         self._begins_at = self.revision
 
     def feed(self, since: int, known: int) -> dict[str, Any]:

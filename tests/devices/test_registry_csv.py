@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +18,8 @@ from devices.registry_client import RegistryClient
 from devices.registry_csv import COLUMNS, MAX_ERRORS, CsvError, csv_header, csv_lines, read_csv
 from devices.registry_entry import RegistryEntry, RegistryPosition, RegistryRow
 from devices.registry_import import Imported, carry_out, plan
-from devices.registry_store import MAX_CHANGES
+from devices.registry_store import MAX_CHANGES, RegistryStore, registry_handlers
+from tests.commitlog.log_support import opened
 from tests.devices.registry_box import RegistryBox, named
 
 NO_CONTROL = st.characters(exclude_categories=["Cc", "Cs"])
@@ -198,6 +201,33 @@ async def test_killed_between_commits_the_first_are_whole_and_a_second_import_do
     counts = await imported(other, FILE)
     assert counts == Imported(rows=507, created=507 - len(found), changed=0, unchanged=len(found))
     assert other.view.devices == 507
+
+
+async def test_killed_on_a_real_log_at_any_commit_of_an_import(tmp_path: Path) -> None:
+    """Copies of the files, taken while the process lives, are what a kill at that moment leaves."""
+    body = "device,name\n" + "".join(f"d{number:04},n\n" for number in range(2 * MAX_CHANGES + 7))
+    async with opened(tmp_path / "live") as log:
+        store = RegistryStore(log, max_devices=1000)
+        copies: list[Path] = []
+
+        async def ask(verb: str, **args: Any) -> Any:
+            answer = await registry_handlers(store)[verb](args)
+            if verb == "registry_write":
+                copies.append(tmp_path / f"killed-{len(copies)}")
+                shutil.copytree(tmp_path / "live", copies[-1], ignore=shutil.ignore_patterns("*.sock"))
+            return answer
+
+        await imported(RegistryClient(ask), body)
+    assert len(copies) == 3
+    for copy, found in zip(copies, (MAX_CHANGES, 2 * MAX_CHANGES, 2 * MAX_CHANGES + 7), strict=True):
+        async with opened(copy) as log:
+            handlers = registry_handlers(RegistryStore(log, max_devices=1000))
+            client = RegistryClient(lambda verb, handlers=handlers, **args: handlers[verb](args))
+            await client.catch_up()
+            first = [f"d{number:04}".encode() for number in range(found)]
+            assert [one.device for one in client.view.page(limit=1000)[0]] == first
+            assert (await imported(client, body)).created == 2 * MAX_CHANGES + 7 - found
+            assert client.view.devices == 2 * MAX_CHANGES + 7
 
 
 async def test_another_who_writes_meanwhile_is_not_overwritten() -> None:

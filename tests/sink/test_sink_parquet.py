@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ import pytest
 
 from commitlog.base import Gap
 from commitlog.gaps import LEFT_OUT
+from commitlog.settings import FieldSettings, TopicSettings
 from sink.base import (
     BackOffError,
     CancelFlag,
@@ -28,12 +30,13 @@ from sink.base import (
     NotConnectedError,
     joined,
 )
-from sink.parquet import ParquetSink
-from sink.plan import file_path, from_json, plan_name, topic_folder
-from sink.reading import Reading, json_reading, raw_reading
-from sink.staging import Limits
+from sink.parquet.held import Limits
+from sink.parquet.plan import file_path, from_json, plan_name, topic_folder
+from sink.parquet.sink import ParquetSink
+from sink.payload.reading import Reading, json_reading, raw_reading
+from sink.payload.schema import Schema
+from sink.payload.times import Skew
 from sink.storage import Storage
-from sink.times import Skew
 from tests.sink.sink_fakes import DAY_MS, T0, FakeLog, FaultyStorage, Killed, lake_rows
 
 SECOND = T0 // 1000
@@ -123,6 +126,8 @@ def test_what_is_not_json_is_quarantined_whole(tmp_path: Path, log: FakeLog) -> 
         "device",
         "received_at",
         "payload",
+        "payload_is",
+        "field",
         "reason",
         "detail",
         "_topic",
@@ -148,7 +153,7 @@ def test_raw_topics_keep_the_payload_as_bytes(tmp_path: Path) -> None:
 
 @pytest.fixture(name="small_chunks")
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sink.chunks.CHUNK_RECORDS", 5)
+    monkeypatch.setattr("sink.payload.chunks.CHUNK_RECORDS", 5)
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -205,7 +210,7 @@ def test_a_file_closes_its_export_also_where_nothing_is_left_to_be_written(
     tmp_path: Path, log: FakeLog, monkeypatch: pytest.MonkeyPatch, last: bytes
 ) -> None:
     """Too many names in a piece of a window: all of it is written, and this piece is the window's last."""
-    monkeypatch.setattr("sink.chunks.Gatherer.full", True)
+    monkeypatch.setattr("sink.payload.chunks.Gatherer.full", True)
     for number in range(9):
         log.put({"n": number, "early": 1})
     log.put(last, raw=True)
@@ -229,7 +234,7 @@ def test_dates_beyond_the_limit_are_filed_where_they_were_received(tmp_path: Pat
 def test_fields_beyond_the_limit_go_to_one_column(
     tmp_path: Path, log: FakeLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sink.decoding.MAX_FIELDS", 2)
+    monkeypatch.setattr("sink.payload.decoding.MAX_FIELDS", 2)
     for number in range(4):
         log.put({f"f{number}": number, "all": 1})
     export(tmp_path, log)
@@ -444,6 +449,28 @@ def test_plan_outlives_a_change_of_settings(tmp_path: Path, log: FakeLog) -> Non
     assert (facts[b"headrace.software"], facts[b"headrace.decoder"]) == (b"headrace 0", b"json/2")
 
 
+@pytest.mark.parametrize("made", [1, 2], ids=["topic", "date"])
+def test_folders_that_a_killed_process_made_outlive_a_power_cut(tmp_path: Path, log: FakeLog, made: int) -> None:
+    """It had no time to sync them; whoever finds them there must, and what is published must not go with them."""
+    log.put({"n": 1})
+    window = joined([log.close_window()])
+    killed = FaultyStorage()
+    sink = make_sink(tmp_path, storage=killed)
+    sink.open({})
+    killed.die_before("directory made", made)
+    with pytest.raises(Killed):
+        sink.write(window, log, CancelFlag())
+    cut = FaultyStorage(after=killed, power_loss=True)
+    sink = make_sink(tmp_path, storage=cut)
+    sink.open({})
+    assert sink.begun(window.topic_id, 0) == 0
+    sink.write(window, log, CancelFlag())  # the runner's checkpoint is durable behind it
+    cut.die_before("before remove", 1)
+    with pytest.raises(Killed):
+        sink.settle(window)
+    assert len(lake_rows(tmp_path)) == 1
+
+
 @pytest.mark.parametrize("lost", ["staged file", "its release"])
 def test_a_plan_that_cannot_be_carried_out_is_taken_back(tmp_path: Path, log: FakeLog, lost: str) -> None:
     log.put({"n": 1})
@@ -527,3 +554,13 @@ def test_storage_syncs_the_file_before_and_the_folder_after_it_is_named(
     storage.replace_text(tmp_path / "a" / "b" / "new", tmp_path / "old", "text")
     assert calls == [f"sync {tmp_path.name}", "sync a", "sync old", "rename", "sync b"]
     assert (tmp_path / "a" / "b" / "new").read_text() == "text"
+
+
+def test_a_declared_column_of_json_takes_every_value(tmp_path: Path, log: FakeLog) -> None:
+    schema = Schema.of(TopicSettings(name="telemetry", fields=(FieldSettings(name="any", type="json"),)))
+    values = ["hot", 1, 2.5, True, {"a": 1}, None, [1], ["x", 2], {}, 2**70]
+    for value in values:
+        log.put({"any": value})
+    export(tmp_path, log, reading=json_reading(Skew(), schema=schema))
+    found = [row["any"] for row in lake_rows(tmp_path)]
+    assert [None if text is None else json.loads(text) for text in found] == values

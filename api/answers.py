@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
 import msgspec
 
-from api.models import DeviceDetail, DeviceSummary, OpenSession, Reading, View
+from api.models import DeviceDetail, DeviceSummary, OpenSession, Reading, Registration, View
 from api.payload import present
 from api.reader_pool import ReaderPool
 from api.times import to_datetime
 from commitlog.base import Header
+from devices.registry_entry import RegistryRow
 from devices.status_model import DeviceStatus, LastReading, Place
 from devices.tail import TailState, TailStatus
 
@@ -35,15 +37,28 @@ def view_of(status: TailStatus) -> View:
     )
 
 
-def summary_of(device: DeviceStatus) -> DeviceSummary:
-    """A device in a list."""
-    return DeviceSummary(**_summary(device))
+def registration_of(row: RegistryRow) -> Registration:
+    """An entry of the registry."""
+    return Registration(version=row.revision, **entry_fields(row))
 
 
-def detail_of(device: DeviceStatus, tail: TailStatus, readers: ReaderPool) -> DeviceDetail:
+def entry_fields(row: RegistryRow) -> dict[str, Any]:
+    """An entry's fields as shapes have them: all of them, empty or not."""
+    return msgspec.structs.asdict(row.entry) | {
+        "tags": list(row.entry.tags),
+        "position": None if row.entry.position is None else msgspec.structs.asdict(row.entry.position),
+    }
+
+
+def summary_of(device: DeviceStatus, row: RegistryRow | None) -> DeviceSummary:
+    """A device in a list; `row`: its entry in the registry."""
+    return DeviceSummary(**_summary(device, row))
+
+
+def detail_of(device: DeviceStatus, row: RegistryRow | None, tail: TailStatus, readers: ReaderPool) -> DeviceDetail:
     """A device with its last reading, fetched from the log when it was too large to keep. Blocks."""
     return DeviceDetail(
-        **_summary(device),
+        **_summary(device, row),
         sessions=[
             OpenSession(
                 session=session.session,
@@ -121,7 +136,7 @@ def _last_reading(last: LastReading, readers: ReaderPool) -> Reading:
     return reading_of(full.place, full.offset, full.received_ms, full.value, tuple(full.headers))
 
 
-def _summary(device: DeviceStatus) -> dict[str, object]:
+def _summary(device: DeviceStatus, row: RegistryRow | None) -> dict[str, Any]:
     since_ms = min((session.since_ms for session in device.sessions), default=None)
     return {
         "device": device.device,
@@ -132,4 +147,5 @@ def _summary(device: DeviceStatus) -> dict[str, object]:
         "last_seen": None if device.last_seen_ms is None else to_datetime(device.last_seen_ms),
         "messages": device.messages,
         "size_bytes": device.size_bytes,
+        "registry": None if row is None else registration_of(row),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from typing import Any, Final
 
@@ -9,10 +10,11 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.staticfiles import StaticFiles
 
-from api import pages, routes_devices, routes_health, routes_log, routes_storage
+from api import pages, routes_devices, routes_health, routes_log, routes_registry, routes_storage
 from api.context import Services
 from api.guard import Guard
 from api.metrics import own_registry
+from api.models_registry import body_schemas
 from api.overview import OverviewCache
 from api.problems import Problem, install_problem_handlers
 
@@ -38,9 +40,10 @@ def create_app(services: Services) -> FastAPI:
     requests: Counter[tuple[str, int]] = Counter()
     app.state.services = services
     app.state.registry = own_registry(services, requests)
+    app.state.importing = asyncio.Lock()  # one import at a time: each may hold some 100 MB
     app.state.overview = OverviewCache(services)
     install_problem_handlers(app, pages.problem_page)
-    for routes in (routes_devices, routes_log, routes_storage, routes_health, pages):
+    for routes in (routes_devices, routes_registry, routes_log, routes_storage, routes_health, pages):
         app.include_router(routes.router)
     app.mount("/static", StaticFiles(directory=pages.HERE / "static"), name="static")
     app.add_middleware(Guard, allowed_hosts=services.allowed_hosts, requests=requests)
@@ -64,5 +67,6 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         ours = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas.update(ours.pop("$defs", {}))
         schemas["Problem"] = ours
+        schemas.update(body_schemas())
         app.openapi_schema = schema
     return app.openapi_schema

@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 
 from api.reader_pool import ReaderPool
 from core.clock import Clock
+from devices.registry_client import RegistryClient
 from devices.status import StatusView
 from devices.tail import TailStatus
 
@@ -44,8 +45,9 @@ class Services:
     """The sources of every answer.
 
     `ask` calls a verb of the edge over the local channel (UnavailableError while it is away). `allowed_hosts` are
-    names the console answers to besides localhost and addresses. `sink_expected`: exporting is switched on, so its
-    silence makes the box not ready. `weaker_durability`: where acknowledged does not mean synced, and the level there.
+    names the console answers to besides localhost and addresses. `max_registered`: entries that the registry may hold.
+    `sink_expected`: exporting is switched on, so its silence makes the box not ready. `weaker_durability`: where
+    acknowledged does not mean synced, and the level there.
     """
 
     view: StatusView
@@ -56,6 +58,8 @@ class Services:
     run_dir: Path
     lake_dir: Path
     clock: Clock
+    registry: RegistryClient
+    max_registered: int
     allowed_hosts: Collection[str] = ()
     sink_expected: bool = True
     weaker_durability: Mapping[str, str] = field(default_factory=dict)

@@ -19,6 +19,29 @@ READING: Final = {
     "payload_base64": None,
 }
 
+REGISTRATION: Final = {
+    "version": 7,
+    "name": "Press 17",
+    "tags": ["press", "hall-4"],
+    "location": "Hall 4, row C",
+    "position": {"latitude": 48.137, "longitude": 11.575},
+    "expected_interval_ms": 10000,
+    "units": {"temperature": "°C", "motor.current": "A"},
+    "notes": "Bearings changed in May.",
+}
+
+REGISTRY_ITEM: Final = {**REGISTRATION, "device": "press-17", "href": "/api/v1/registry/press-17"}
+
+REGISTRY_LIST: Final = {"entries": [REGISTRY_ITEM], "total": 50, "next": "press-17"}
+
+REGISTRY_ENTRY: Final = {name: value for name, value in REGISTRATION.items() if name != "version"}
+
+REGISTRY_PATCH: Final = {"tags": ["press", "hall-5"], "location": None}
+
+REGISTRY_IMPORT: Final = {"dry_run": False, "rows": 250, "created": 12, "changed": 3, "unchanged": 235}
+
+TAG_LIST: Final = {"tags": [{"tag": "hall-4", "devices": 12}, {"tag": "press", "devices": 31}]}
+
 DEVICE: Final = {
     "device": "press-17",
     "href": "/api/v1/devices/press-17",
@@ -28,6 +51,7 @@ DEVICE: Final = {
     "last_seen": "2026-11-20T10:15:03.871000Z",
     "messages": 604211,
     "size_bytes": 72505320,
+    "registry": REGISTRATION,
 }
 
 DEVICE_DETAIL: Final = {

@@ -4,6 +4,10 @@
   not reach it through the visitor's browser. Such a page can point its own name at 127.0.0.1 (DNS rebinding), but the
   browser then still sends that name as Host. Hence only `localhost`, IP addresses (nobody can rebind one) and
   configured names are answered; others get 421 Misdirected Request (RFC 9110 15.5.20).
+* Writing. A page elsewhere may also send requests to an address of the box as it is; it cannot read the answer, but the
+  request would have been carried out. A browser says where a request comes from, and no page can make it say something
+  else: what would write is refused with 403 unless it says this very origin (`Sec-Fetch-Site`, or in older browsers
+  `Origin`), or nothing, as programs do. Besides, every route that takes a body asks for a media type no form sends.
 * Headers that keep a browser from running, framing or guessing anything.
 * Raw paths. A device id may contain "/": under the prefixes below the router is given the path as it was sent, still
   percent-encoded, so that `%2F` stays within its segment.
@@ -16,6 +20,7 @@ import ipaddress
 from collections import Counter
 from collections.abc import Collection
 from typing import Final
+from urllib.parse import urlsplit
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,7 +28,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.problems import problem
 from core.tasks import log_unexpected
 
-RAW_PREFIXES: Final = (b"/api/v1/devices/", b"/devices/", b"/fragments/devices/")
+RAW_PREFIXES: Final = (b"/api/v1/devices/", b"/api/v1/registry/", b"/devices/", b"/fragments/devices/")
+SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})  # RFC 9110 9.2.1
+_PORTS: Final = {"http": 80, "https": 443}
 
 SECURITY_HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -58,6 +65,16 @@ class Guard:
                 f"the host name {host[:100]!r} is not one of this box",
                 instance=scope["path"],
                 mend="use localhost or an address, or add the name to http.allowed_hosts",
+            )
+            await refusal(scope, receive, answered.send)
+            return
+        if scope["method"] not in SAFE_METHODS and not may_write(scope, host):
+            refusal = problem(
+                403,
+                "foreign-origin",
+                "a web page from elsewhere sent this",
+                instance=scope["path"],
+                mend="use the box's own pages, or a program that is no browser",
             )
             await refusal(scope, receive, answered.send)
             return
@@ -113,6 +130,28 @@ def host_allowed(host: str, allowed: Collection[str]) -> bool:
     return True
 
 
+def may_write(scope: Scope, host: str) -> bool:
+    """Whether a request comes from a page of this box, or from no page at all."""
+    sites, origins = _headers(scope, b"sec-fetch-site"), _headers(scope, b"origin")
+    if len(sites) > 1 or len(origins) > 1:
+        return False  # no browser sends that
+    if sites:
+        return sites[0] in ("same-origin", "none")
+    if not origins:
+        return True
+    return _authority(origins[0]) == _authority(f"{origins[0].partition(':')[0]}://{host}") is not None
+
+
+def _authority(origin: str) -> tuple[str, int] | None:
+    """Host and port of an origin (RFC 6454 7); None for what is none, such as `null`."""
+    try:
+        parts = urlsplit(origin.lower())
+        port = parts.port or _PORTS[parts.scheme]
+    except (ValueError, KeyError):
+        return None
+    return (parts.hostname.rstrip("."), port) if parts.hostname else None
+
+
 def use_raw_path(scope: Scope) -> None:
     """Route on the path as it was sent, where device ids stand in it."""
     raw = (scope.get("raw_path") or b"").partition(b"?")[0]
@@ -121,7 +160,8 @@ def use_raw_path(scope: Scope) -> None:
 
 
 def _header(scope: Scope, wanted: bytes) -> str:
-    for name, value in scope["headers"]:
-        if name == wanted:
-            return str(value.decode("latin-1"))
-    return ""
+    return next(iter(_headers(scope, wanted)), "")
+
+
+def _headers(scope: Scope, wanted: bytes) -> list[str]:
+    return [value.decode("latin-1") for name, value in scope["headers"] if name == wanted]

@@ -49,6 +49,11 @@ class ConsoleCollector(Collector):
         for state in TailState:
             states.add_metric([state.value], float(state is status.state))
         yield states
+        registry = self._services.registry
+        yield _gauge("headrace_registry_loaded", "Whether the device registry is loaded.", float(registry.view.loaded))
+        yield _gauge("headrace_registry_devices", "Devices with an entry in the registry.", registry.view.devices)
+        yield _counter("headrace_registry_bad_rows", "Rows of the registry that cannot be read.", registry.bad_rows)
+        yield _counter("headrace_registry_failed_looks", "Looks for changes that failed.", registry.failed_looks)
         requests = CounterMetricFamily("headrace_http_requests", "HTTP answers.", labels=["route", "status"])
         for (route, code), count in list(self._requests.items()):
             requests.add_metric([route, str(code)], count)

@@ -67,6 +67,26 @@ class OpenSession(Shape):
     peer: str | None = Field(examples=["127.0.0.1:51874"])
 
 
+class Position(Shape):
+    """Degrees of WGS 84."""
+
+    latitude: float
+    longitude: float
+
+
+class Registration(Shape):
+    """What people say of a device; empty fields were never set."""
+
+    version: int = Field(description="Changes with every change; the `ETag` of the entry.", examples=[7])
+    name: str = Field(examples=["Press 17"])
+    tags: list[str] = Field(examples=[["press", "hall-4"]])
+    location: str
+    position: Position | None
+    expected_interval_ms: int | None = Field(description="Milliseconds between two readings; null: not told.")
+    units: dict[str, str] = Field(description="Unit by field.", examples=[{"temperature": "°C"}])
+    notes: str
+
+
 class DeviceSummary(Shape):
     """A device in a list. Times and counts cover what the log still holds."""
 
@@ -80,6 +100,9 @@ class DeviceSummary(Shape):
     last_seen: datetime | None = Field(description="When its last reading was received.")
     messages: int
     size_bytes: int = Field(description="Bytes of payload.")
+    registry: Registration | None = Field(
+        description="What people say of it; null when nobody did, and while the registry is not loaded yet."
+    )
 
 
 class DeviceDetail(DeviceSummary):

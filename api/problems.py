@@ -18,16 +18,24 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from core.errors import HeadraceError
+from devices.registry_csv import CsvError
 
 MEDIA_TYPE: Final = "application/problem+json"
 
 TITLES: Final = {
+    "bad-csv": "Rows of the file cannot be taken",
     "bad-request": "The request cannot be understood",
+    "body-late": "The body took too long to arrive",
+    "condition-needed": "The request has to say what it expects to be there",
+    "foreign-origin": "Pages from elsewhere may not write",
     "internal": "Something failed that should not",
     "method-not-allowed": "This method is not allowed here",
     "misdirected": "This host name is not ours",
+    "media-type": "The body has another media type",
     "not-found": "There is no such thing",
     "not-ready": "The box is not ready",
+    "outdated": "Somebody else has changed it meanwhile",
+    "too-large": "The body is too large",
     "unavailable": "What is needed for an answer is not there right now",
 }
 
@@ -61,7 +69,7 @@ class Problem(BaseModel):
     detail: str = Field(description="What happened this time.")
     mend: str | None = Field(None, description="How to mend it.")
     instance: str = Field(description="The path that was asked for.")
-    errors: list[ParameterError] | None = Field(None, description="Which parameters were refused, and why.")
+    errors: list[ParameterError] | None = Field(None, description="Which parameters or rows were refused, and why.")
     reasons: list[str] | None = Field(None, description="Why the box is not ready.")
     clock: str | None = Field(None, description="With `reasons`: `ok`, `behind` or `stepped`.")
     warnings: list[str] | None = Field(None, description="With `reasons`: what somebody has to look at besides.")
@@ -81,12 +89,23 @@ PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
         "headers": {"Allow": {"description": "Methods that work here.", "schema": {"type": "string"}}},
     },
     421: _declared("The Host header names neither this machine nor a configured name."),
-    422: _declared("A parameter cannot be understood."),
+    422: _declared("A parameter or the body cannot be understood."),
     500: _declared("A bug of ours; it is in the log."),
 }
 """What every route may answer besides its own."""
 
 NOT_FOUND: Final[dict[int | str, dict[str, Any]]] = {404: _declared("There is no such thing.")}
+WRITING: Final[dict[int | str, dict[str, Any]]] = {
+    403: _declared("A web page from elsewhere sent it."),
+    408: _declared("The body took too long to arrive."),
+    412: _declared("What is there is not what `If-Match` or `If-None-Match` expects: somebody else has changed it."),
+    413: _declared("The body is too large."),
+    415: _declared("The body has another media type."),
+}
+"""What a route that writes may answer besides."""
+CONDITION_NEEDED: Final[dict[int | str, dict[str, Any]]] = {
+    428: _declared("There is something already, and the request does not say what it expects (`If-Match`).")
+}
 UNAVAILABLE: Final[dict[int | str, dict[str, Any]]] = {503: _declared("What the answer needs is away right now.")}
 
 
@@ -118,7 +137,12 @@ def error_problem(error: HeadraceError, instance: str) -> Response:
     """An error of ours as an answer."""
     detail = f"{error.what} ({error.where})" if error.where else error.what
     headers = {"Retry-After": "2"} if error.http_status == HTTPStatus.SERVICE_UNAVAILABLE else None
-    return problem(error.http_status, error.code, detail, instance=instance, mend=error.mend, headers=headers)
+    errors = None
+    if isinstance(error, CsvError):
+        errors = [ParameterError(where=one.where, what=one.what) for one in error.errors]
+    return problem(
+        error.http_status, error.code, detail, instance=instance, mend=error.mend, headers=headers, errors=errors
+    )
 
 
 Page = Callable[[int, str, str, str], Response]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
@@ -12,6 +13,7 @@ from api.context import Injected, Services
 from api.history import CURSOR_PATTERN, Budget, device_history
 from api.models import DeviceDetail, DeviceList, ReadingList, answer
 from api.problems import NOT_FOUND, PROBLEMS, UNAVAILABLE
+from api.tag_filter import TagFilter
 from api.times import TimeText, parse_time_ms
 from commitlog.base import LogReader
 from commitlog.partitioner import partition_for_key
@@ -33,18 +35,27 @@ DevicePath = Annotated[
 ]
 
 
-@router.get("", response_model=DeviceList, summary="List devices")
+@router.get("", response_model=DeviceList, responses=UNAVAILABLE, summary="List devices")
 def list_devices(
     services: Injected,
     search: Annotated[str, Query(max_length=256, description="Only ids that contain this text.")] = "",
+    tag: TagFilter = (),
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: Annotated[str, Query(max_length=2048, description="`next` of the previous page.")] = "",
 ) -> Response:
-    """Devices by id. Every device the log has a reading or a session of is there."""
+    """Devices by id. Every device the log has a reading or a session of is there.
+
+    With `tag` a page may be shorter than `limit` and still have a next: a request looks at some thousands of devices.
+    """
     tail = services.tail.status()
-    devices, after = services.view.page(current=tail.current, search=search, after=key_from_path(cursor), limit=limit)
+    if tag:
+        devices, after = _tagged(services, tag, search, key_from_path(cursor), limit)
+    else:
+        page = services.view.page(current=tail.current, search=search, after=key_from_path(cursor), limit=limit)
+        devices, after = page
+    known = services.registry.view.known
     shape = DeviceList(
-        devices=[summary_of(device) for device in devices],
+        devices=[summary_of(device, known(device.key)) for device in devices],
         total=services.view.devices,
         next=None if after is None else path_of_key(after),
         view=view_of(tail),
@@ -57,7 +68,7 @@ def show_device(services: Injected, device: DevicePath) -> Response:
     """Whether it is connected, what it said last and when."""
     tail = services.tail.status()
     found = known_device(services, key_from_path(device))
-    return answer(detail_of(found, tail, services.readers))
+    return answer(detail_of(found, services.registry.view.known(found.key), tail, services.readers))
 
 
 @router.get(
@@ -100,6 +111,26 @@ def list_readings(
         device=device_text(key), readings=readings, next=history.cursor, scanned_records=history.scanned_records
     )
     return answer(shape)
+
+
+def _tagged(
+    services: Services, tags: Sequence[str], search: str, after: bytes, limit: int
+) -> tuple[list[DeviceStatus], bytes | None]:
+    """As `StatusView.page`, of the devices that the registry has under all of `tags`."""
+    current = services.tail.status().current
+    candidates, following = services.registry.view.among(tags, after)
+    needle = search.encode("utf-8", "replace").lower()
+    found: list[DeviceStatus] = []
+    for key in candidates:
+        if needle not in key.lower():
+            continue
+        device = services.view.get(key, current=current)
+        if device is None:
+            continue  # it never spoke, or the log has forgotten it
+        if len(found) == limit:
+            return found, found[-1].key
+        found.append(device)
+    return found, following
 
 
 def known_device(services: Services, key: bytes) -> DeviceStatus:

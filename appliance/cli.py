@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from appliance.commands import config, export, log, processes, quarantine, query, simulate, verify
+from appliance.commands import config, devices, export, log, processes, quarantine, query, simulate, verify
 from core.errors import HeadraceError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ simulate.register(app)
 export.register(app)
 verify.register(app)
 query.register(app)
+devices.register(app)
 
 
 def _print_version(wanted: bool) -> None:

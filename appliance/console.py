@@ -28,6 +28,8 @@ from core.channel import ChannelClient
 from core.clock import SystemClock
 from core.errors import ConfigError, PortTakenError
 from core.ports import publish_port
+from core.tasks import background
+from devices.registry_client import RegistryClient
 from devices.status import StatusView
 from devices.tail import StatusTail
 
@@ -52,10 +54,13 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     channel = ChannelClient(run_dir / "edge.sock")
     services, tail = assemble(settings, channel)
     tail.start()
+    running: set[asyncio.Task[None]] = set()
+    following = background(services.registry.follow(), "registry", running)
     try:
         await _serve(settings, services, listener, stop)
     finally:
         listener.close()
+        following.cancel()
         await asyncio.to_thread(tail.stop)
         services.readers.close()
         await channel.close()
@@ -82,6 +87,8 @@ def assemble(settings: Settings, channel: ChannelClient) -> tuple[Services, Stat
         run_dir=settings.data_dir / "run",
         lake_dir=settings.data_dir / "lake",
         clock=clock,
+        registry=RegistryClient(ask),
+        max_registered=settings.http.max_devices,
         allowed_hosts=(settings.http.host, *settings.http.allowed_hosts),
         sink_expected=settings.sink.enabled,
         weaker_durability=settings.weaker_durability(),

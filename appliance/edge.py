@@ -32,6 +32,7 @@ from core.errors import BadRequestError, DataDirError, NotFoundError, Unavailabl
 from core.ports import publish_port
 from core.tasks import log_unexpected
 from core.threads import SystemThreads
+from devices.registry_store import RegistryStore, registry_handlers
 from ingest.broker.authorizer import ConfiguredRefusals
 from ingest.broker.broker import Broker
 from ingest.limits import Admission, FileShare, allow_files, files_wanted, share_files
@@ -101,6 +102,7 @@ class Edge:
         self._tcp = TcpListener(settings.tcp, log, self._sessions, admission=admission)
         self._listeners: dict[str, Listener] = {"mqtt": self._mqtt, "tcp": self._tcp}
         self._retention = _retention(settings, log)
+        self._registry = RegistryStore(log, max_devices=settings.http.max_devices)
         counters = [listener.counters for listener in self._listeners.values()]
         self._channel = ChannelServer(settings.data_dir / RUN_DIR / "edge.sock", self._handlers())
         self._collector = EdgeCollector(
@@ -206,7 +208,7 @@ class Edge:
             await self._drain()
 
         own = {"sessions": sessions, "metrics": metrics, "kick": kick, "storage": storage, "drain": drain}
-        return {**log_handlers(self._log), **own}
+        return {**log_handlers(self._log), **registry_handlers(self._registry), **own}
 
 
 def _retention(settings: Settings, log: EmbeddedLog) -> Retention:

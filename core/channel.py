@@ -21,7 +21,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from core.errors import BadRequestError, DataDirError, HeadraceError, NotFoundError, UnavailableError
+from core.errors import BadRequestError, DataDirError, HeadraceError, NotFoundError, OutdatedError, UnavailableError
 from core.logs import LimitedLog
 
 MAX_FRAME_BYTES: Final = 32 << 20  # an `append` of a few thousand large records, a table of a few 100,000 rows
@@ -36,7 +36,7 @@ Handler = Callable[[Mapping[str, Any]], Awaitable[Any]]
 _MEND: Final = "ask through a headrace command of this release: the socket speaks msgpack frames"
 _MAX_SHOWN_CHARS: Final = 100
 _ERRORS: Final[Mapping[str, type[HeadraceError]]] = {
-    error.code: error for error in (BadRequestError, NotFoundError, UnavailableError)
+    error.code: error for error in (BadRequestError, NotFoundError, OutdatedError, UnavailableError)
 }
 
 

@@ -77,3 +77,11 @@ class BadRequestError(HeadraceError):
 
     code = "bad-request"
     http_status = 422
+
+
+class OutdatedError(HeadraceError):
+    """What was to be changed is not as the caller read it: somebody else has changed it meanwhile."""
+
+    code = "outdated"
+    http_status = 412
+    exit_code = 6

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from commitlog.base import ClosedWindow, Gap, Header, Slice, TopicInfo, Watermark, WriterState
+from commitlog.base import (
+    ClosedWindow,
+    Gap,
+    Header,
+    NewRecord,
+    Position,
+    Slice,
+    TableChange,
+    TopicInfo,
+    Watermark,
+    WriterState,
+)
 from commitlog.partitioner import partition_for_key
 from core.errors import NotFoundError
 
@@ -107,6 +119,31 @@ class FakeLog:
 
     def reader(self) -> FakeReader:
         return FakeReader(self)
+
+
+class FakeTables:
+    """State tables in memory: each append is one commit, done after a turn of the loop, or fails with `failure`."""
+
+    def __init__(self) -> None:
+        self.tables: dict[str, dict[str, Any]] = {}
+        self.commits = 0
+        self.failure: Exception | None = None
+
+    def rows_now(self, table: str) -> Mapping[str, Any]:
+        return self.tables.get(table, {})
+
+    async def append(self, records: Sequence[NewRecord], changes: Sequence[TableChange] = ()) -> Sequence[Position]:
+        await asyncio.sleep(0)
+        if self.failure is not None:
+            raise self.failure
+        for change in changes:
+            rows = self.tables.setdefault(change.table, {})
+            if change.value is None:
+                rows.pop(change.key, None)
+            else:
+                rows[change.key] = change.value
+        self.commits += 1
+        return []
 
 
 class FakeReader:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
+from msgspec import msgpack
 from starlette.testclient import TestClient
 
 from api.app import create_app
 from api.context import Services
 from api.reader_pool import ReaderPool
 from core.errors import UnavailableError
+from devices.registry_client import RegistryClient
+from devices.registry_store import RegistryStore, registry_handlers
 from devices.status import StatusView
 from devices.tail import StatusTail
 from sink.attempts import Trouble
 from sink.standing import STANDING_FILE, Standing, TopicStanding, Waiting, write_standing
-from tests.log_fakes import FakeClock, FakeLog
+from tests.log_fakes import FakeClock, FakeLog, FakeTables
 
 
 class ApiBox:
@@ -36,6 +40,9 @@ class ApiBox:
             "metrics": "",
             "sessions": {"sessions": [], "connected": 0, "away": 0, "next": None},
         }
+        self.edge_away = False
+        self.tables = FakeTables()
+        self.store = RegistryStore(self.tables, max_devices=1000)
         self.asked: list[dict[str, Any]] = []
         self.pool = ReaderPool(self.log.reader, wait_s=0.05)
         self.services = Services(
@@ -47,6 +54,8 @@ class ApiBox:
             run_dir=self.run_dir,
             lake_dir=Path("lake"),
             clock=self.clock,
+            registry=RegistryClient(self.ask_registry),
+            max_registered=1000,
             allowed_hosts=allowed_hosts,
         )
         self.app: FastAPI = create_app(self.services)
@@ -57,6 +66,16 @@ class ApiBox:
         if verb not in self.edge:
             raise UnavailableError("the edge process does not answer", where="edge.sock", mend="start it")
         return self.edge[verb]
+
+    async def ask_registry(self, verb: str, **args: Any) -> Any:
+        """The edge's verbs of the registry, over the same log; what goes through the channel is what comes out."""
+        if self.edge_away:
+            raise UnavailableError("the edge process does not answer", where="edge.sock", mend="start it")
+        handlers = registry_handlers(self.store)
+        return msgpack.decode(msgpack.encode(await handlers[verb](msgpack.decode(msgpack.encode(args)))))
+
+    def load_registry(self) -> None:
+        asyncio.run(self.services.registry.catch_up())
 
     def step(self) -> None:
         self.tail.round(self.log.reader())

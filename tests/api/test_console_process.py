@@ -14,8 +14,10 @@ import pytest
 
 from appliance import console, edge
 from appliance.settings import Settings
+from core.channel import ChannelClient
 from core.errors import ConfigError, PortTakenError
 from core.ports import publish_port, read_ports
+from devices.registry_client import RegistryClient
 from tests.conftest import wait_until_async
 
 
@@ -139,6 +141,32 @@ async def test_the_edge_goes_and_comes_back(running: Running) -> None:
     await wait_until_async(lambda: told(running, "d", connected=False), timeout_s=15, describe="live again")
     (await send_lines(running, {"device": "d", "n": 2})).close()
     await wait_until_async(lambda: messages(running, "d", 2), describe="the second reading")
+
+
+async def test_what_people_say_of_a_device(running: Running) -> None:
+    address = f"http://127.0.0.1:{read_ports(running.run_dir)['http']}/api/v1/registry/line%2F4"
+    (await send_lines(running, {"device": "line/4", "n": 1})).close()
+    await wait_until_async(lambda: told(running, "line%2F4", connected=False), describe="the device")
+    async with httpx2.AsyncClient(trust_env=False) as client:
+        made = await client.put(address, json={"name": "Press", "tags": ["t"]})
+    assert made.status_code == 201
+    item = (await running.get("/api/v1/registry/line%2F4")).json()
+    assert (await running.device("line%2F4"))["registry"].items() <= item.items()
+    elsewhere = ChannelClient(running.run_dir / "edge.sock")
+    await RegistryClient(elsewhere.call).patch(b"line/4", {"name": "Press 4"})
+    await elsewhere.close()
+    await wait_until_async(lambda: called(running, "Press 4"), describe="a change made elsewhere")
+    await running.stop_edge()
+    publish_port(running.run_dir, "tcp", 0)
+    await running.start_edge()
+    assert [one["device"] for one in (await running.get("/api/v1/devices?tag=t")).json()["devices"]] == ["line/4"]
+    async with httpx2.AsyncClient(trust_env=False) as client:
+        stale = await client.put(address, json={}, headers={"If-Match": made.headers["etag"]})
+    assert stale.status_code == 412
+
+
+async def called(running: Running, name: str) -> bool:
+    return bool((await running.device("line%2F4"))["registry"]["name"] == name)
 
 
 async def messages(running: Running, device: str, count: int) -> bool:

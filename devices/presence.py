@@ -90,7 +90,10 @@ class Presence:
         self._complete = list(complete)
         self._connected = [{} for _ in complete]
         for device in devices:
-            self._connected[device.events_partition][device.key] = device
+            if 0 <= device.events_partition < len(complete):
+                self._connected[device.events_partition][device.key] = device
+            else:
+                device.forget_sessions()
 
     def admit(self, key: bytes, timestamp_ms: int) -> TrackedDevice:
         """Make an entry for a device that has none; whoever gives way to it is not known to be connected any more."""
@@ -107,10 +110,10 @@ class Presence:
         gaps = sorted(piece.gaps, key=lambda gap: gap.first, reverse=True)
         for record in piece.records:
             while gaps and gaps[-1].first <= record.offset:
-                self._missing(place, gaps.pop().first)
+                self._missing(place, gaps.pop().next - 1)
             self._feed_event(place, record)
         while gaps:
-            self._missing(place, gaps.pop().first)
+            self._missing(place, gaps.pop().next - 1)
 
     def is_connected(self, device: TrackedDevice) -> bool | None:
         """Whether a session is open; None where that is not known."""
@@ -175,7 +178,7 @@ class Presence:
         self._complete[place.partition] = True
 
     def _missing(self, place: Place, offset: int) -> None:
-        """A hole in the events: any open session may have ended in it, any device may have connected in it."""
+        """A hole ends with `offset`: any open session may have ended in it, any device may have connected in it."""
         connected = self._connected[place.partition]
         for device in list(connected.values()):
             if not self.covers(device.key, place, offset):

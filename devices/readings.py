@@ -39,6 +39,15 @@ def expect_nothing(_key: bytes) -> int | None:
     return None
 
 
+def device_key(record: Record) -> bytes | None:
+    """The device that a record names; empty or None: none."""
+    key = record.key
+    for name, header in record.headers:
+        if name == DEVICE_HEADER:
+            key = header
+    return key
+
+
 class ReadingFeed:
     """Takes records into the entries of a table. Not safe for threads by itself: the view holds its lock."""
 

@@ -36,19 +36,23 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from commitlog.base import Header, Slice
+from devices.ahead import Ahead
 from devices.presence import EVENTS_TOPIC as EVENTS_TOPIC
 from devices.presence import MAX_SESSIONS as MAX_SESSIONS
 from devices.presence import Presence
 from devices.rates import PERIOD_MS
 from devices.readings import DEVICE_HEADER as DEVICE_HEADER
 from devices.readings import MAX_KEPT_BYTES as MAX_KEPT_BYTES
-from devices.readings import SEQUENCE_FIELD, TIME_FIELD, Expected, ReadingFeed, expect_nothing
+from devices.readings import SEQUENCE_FIELD, TIME_FIELD, Expected, ReadingFeed, device_key, expect_nothing
 from devices.rhythm import Reporting, allowed_ms
 from devices.sequence import SequenceTrack
 from devices.status_model import DeviceStatus, FieldValue, LastReading, Numbering, Place, Silence
+from devices.status_rows import device_of, row_of
+from devices.status_snapshot import Block, FedRow, Head, Snapshot, SnapshotError
 from devices.tracked import DeviceTable, TrackedDevice
 
 TOPICS_WITHOUT_DEVICES: Final = frozenset({"mqtt", "alerts", EVENTS_TOPIC})
+_NOT_FED: Final = TOPICS_WITHOUT_DEVICES - {EVENTS_TOPIC}
 
 _FEED_CHUNK: Final = 1000  # records fed per hold of the lock, a few milliseconds: what a reading thread may wait
 
@@ -75,7 +79,12 @@ class StatusView:
             sequence_field=sequence_field,
             time_field=time_field,
         )
+        self._sequence_field = sequence_field
+        self._time_field = time_field
         self._places: dict[tuple[str, int], Place] = {}  # one object a partition, so that `is` compares them
+        self._fed: dict[Place, int] = {}
+        self._ahead = Ahead()
+        self._presence.covers = self._ahead.covers
         self.fed_records = 0
 
     def begin_events(self, starts: Sequence[int], *, anew: bool = False) -> None:
@@ -86,20 +95,109 @@ class StatusView:
         with self._lock:
             self._presence.begin(starts, anew=anew)
 
+    def begin_anew(self, topic: str) -> None:
+        """A topic was made anew: its offsets begin at 0 again."""
+        with self._lock:
+            for place in self._fed:
+                if place.topic == topic:
+                    self._fed[place] = 0
+
     def feed(self, topic: str, partition: int, piece: Slice) -> None:
         """Take what one read of one partition brought. Pieces of a partition come in order, each once."""
-        place = self._places.setdefault((topic, partition), Place(topic, partition))
-        records = piece.records
+        if topic in _NOT_FED:
+            return
+        place = self._place(topic, partition)
         if topic == EVENTS_TOPIC:
             with self._lock:
                 self._presence.feed(place, piece)
-        elif topic in TOPICS_WITHOUT_DEVICES:
-            return
+                self._fed[place] = piece.next_offset
         else:
-            for start in range(0, len(records), _FEED_CHUNK):
-                with self._lock:
-                    self._readings.feed(place, records[start : start + _FEED_CHUNK])
-        self.fed_records += len(records)
+            self._feed_readings(place, piece)
+        self.fed_records += len(piece.records)
+        if self._ahead:
+            with self._lock:
+                self._ahead.settle(self._fed)
+
+    def _feed_readings(self, place: Place, piece: Slice) -> None:
+        records = piece.records
+        for start in range(0, len(records), _FEED_CHUNK):
+            chunk = records[start : start + _FEED_CHUNK]
+            with self._lock:
+                following = chunk[-1].offset + 1
+                if self._ahead.reaches(place, chunk[0].offset):
+                    covers = self._ahead.covers
+                    chunk = [one for one in chunk if not covers(device_key(one) or b"", place, one.offset)]
+                self._readings.feed(place, chunk)
+                self._fed[place] = following
+        with self._lock:
+            self._fed[place] = piece.next_offset
+
+    def _place(self, topic: str, partition: int) -> Place:
+        return self._places.setdefault((topic, partition), Place(topic, partition))
+
+    # Snapshots
+
+    @property
+    def settled(self) -> bool:
+        """Whether the log has been read to beyond what the snapshot held that the view began with."""
+        return not self._ahead
+
+    @property
+    def events_complete(self) -> Sequence[bool]:
+        """By partition of `device.events`: whether nothing is missing since a known beginning."""
+        with self._lock:
+            return self._presence.complete
+
+    def begin_snapshot(self, topic_ids: Mapping[str, str], taken_ms: int) -> tuple[Head, Sequence[bytes]]:
+        """The head of a snapshot as of now, and the devices to be copied into it."""
+        with self._lock:
+            head = Head(
+                topics={place.topic: topic_ids.get(place.topic, "") for place in self._fed},
+                fed=self._fed_rows(),
+                complete=list(self._presence.complete),
+                evicted=self._table.evicted,
+                sequence_field=self._sequence_field,
+                time_field=self._time_field,
+                taken_ms=taken_ms,
+            )
+            return head, self._table.order()
+
+    def copy(self, keys: Sequence[bytes]) -> Block:
+        """The entries of these devices as they are now (those that gave way are left out); holds the lock."""
+        with self._lock:
+            fed = self._fed_rows()
+            index = {place: number for number, place in enumerate(self._fed)}
+            devices = self._table.devices
+            return Block(fed=fed, rows=[row_of(devices[key], index) for key in keys if key in devices])
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Begin with what a snapshot holds, before anything is fed. Raises SnapshotError, and changes nothing then."""
+        head = snapshot.head
+        if (head.sequence_field, head.time_field) != (self._sequence_field, self._time_field):
+            raise SnapshotError("it was made with other names for the fields of sequence and time")
+        restored: dict[bytes, TrackedDevice] = {}
+        ahead = Ahead()
+        for block in snapshot.blocks():
+            places = [self._place(topic, partition) for topic, partition, _ in block.fed]
+            try:
+                found = {row.key: device_of(row, places) for row in block.rows}
+            except IndexError as error:
+                raise SnapshotError("a device names a partition that its block does not") from error
+            restored.update(found)
+            ahead.add(list(found), {place: row[2] for place, row in zip(places, block.fed, strict=True)})
+        complete = [begun and ended for begun, ended in zip(head.complete, snapshot.end.complete, strict=False)]
+        with self._lock:
+            self._fed = {self._place(topic, partition): offset for topic, partition, offset in head.fed}
+            self._ahead = ahead
+            self._presence.covers = ahead.covers
+            self._ahead.settle(self._fed)
+            kept = self._table.restore(restored, head.evicted)
+            self._presence.restore(complete, [device for device in kept if device.open])
+
+    def _fed_rows(self) -> list[FedRow]:
+        return [(place.topic, place.partition, offset) for place, offset in self._fed.items()]
+
+    # Reading
 
     @property
     def devices(self) -> int:

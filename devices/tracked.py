@@ -20,7 +20,7 @@ from wire.paths import DEFAULT_FIELD
 MAX_PLACES: Final = 16  # (topic, partition) pairs remembered a device; a device has one, or one per route it uses
 SKEWS: Final = 9
 """Clock readings of which the median counts: four bad ones among them, such as of buffered readings, do no harm."""
-NEVER_MS: Final = -1
+NEVER_MS: Final = -(1 << 62)  # further back than any clock goes
 NO_SHAPE: Final[Shape] = ()
 
 
@@ -88,11 +88,11 @@ class TrackedDevice:
         "undecodable",
     )
 
-    def __init__(self, key: bytes, timestamp_ms: int) -> None:
+    def __init__(self, key: bytes) -> None:
         self.key = key
         self.messages = 0
         self.size_bytes = 0
-        self.first_seen_ms = timestamp_ms
+        self.first_seen_ms = NEVER_MS
         self.last_seen_ms = 0
         self.last: Record | KeptRecord | None = None
         self.last_field = DEFAULT_FIELD  # what the last record's payload is the value of, if it is no object
@@ -104,7 +104,7 @@ class TrackedDevice:
         self.sequence: SequenceTrack | None = None
         self.mark_ms = NEVER_MS
         self.interval_ms = 0
-        self.reporting_since_ms = timestamp_ms
+        self.reporting_since_ms = NEVER_MS
         self.skews: array[int] | None = None
         self.skew_count = 0
         self.period = 0
@@ -137,8 +137,8 @@ class TrackedDevice:
     def mark(self, timestamp_ms: int, configured_ms: int | None, told_time: Any) -> None:
         """A burst begins: what it says of the device's rhythm, and of its clock."""
         gap_ms = timestamp_ms - self.mark_ms
-        if self.mark_ms == NEVER_MS:
-            self.reporting_since_ms = timestamp_ms
+        if self.mark_ms == NEVER_MS:  # its first reading
+            self.first_seen_ms = self.reporting_since_ms = timestamp_ms
         else:
             limit_ms = allowed_ms(self.interval_ms, configured_ms)
             if limit_ms is not None and gap_ms > limit_ms:
@@ -255,11 +255,19 @@ class DeviceTable:
     def admit(self, key: bytes, timestamp_ms: int) -> tuple[TrackedDevice, TrackedDevice | None]:
         """Make an entry for `key`, which has none; returns it and the entry that gave way, if any."""
         gave_way = self._make_room() if len(self.devices) >= self._max_devices else None
-        device = self.devices[key] = TrackedDevice(key, timestamp_ms)
+        device = self.devices[key] = TrackedDevice(key)
         self._added[key] = None
         if self._silent is not None:
             heapq.heappush(self._silent, (timestamp_ms, key))
         return device, gave_way
+
+    def restore(self, devices: Mapping[bytes, TrackedDevice], evicted: int) -> Sequence[TrackedDevice]:
+        """Begin with these, those heard last where they are too many; returns them."""
+        newest = sorted(devices.values(), key=lambda device: device.heard_ms, reverse=True)[: self._max_devices]
+        self.devices.update((device.key, device) for device in newest)
+        self._added.update(dict.fromkeys(self.devices))
+        self.evicted += evicted + len(devices) - len(newest)
+        return newest
 
     def order(self) -> Sequence[bytes]:
         """All keys in byte order. The list returned is never changed afterwards."""

@@ -128,16 +128,17 @@ class ReadingFeed:
                 device.mark(timestamp, self._expected(key), told_time)
 
             if timestamp >= device.last_seen_ms:
-                if shape != device.shape or shape is None or field != device.last_field:
+                large = len(value) + headers_bytes > MAX_KEPT_BYTES
+                if shape != device.shape or shape is None or large or field != device.last_field:
                     device.retire_last()
                     device.shape = self._shared(shape)
                     device.last_field = field
                 device.last_seen_ms = timestamp
                 device.place = place
-                if len(value) + headers_bytes <= MAX_KEPT_BYTES:
-                    device.last = record
+                if large:
+                    _take_large(device, record, field)
                 else:
-                    self._take_large(device, record, field)
+                    device.last = record
             else:
                 device.add_fields(timestamp, leaves(value, field))
                 if timestamp < device.first_seen_ms:
@@ -154,13 +155,6 @@ class ReadingFeed:
             _take_number(device, number, resent)
         return found.shape, found.time
 
-    def _take_large(self, device: TrackedDevice, record: Record, field: str) -> None:
-        """Its values cannot wait in the record: it is not kept."""
-        device.retire_last()
-        device.add_fields(record.timestamp, leaves(record.value or b"", field))
-        device.last = KeptRecord(record.offset, record.timestamp, large=True)
-        device.shape = NO_SHAPE
-
     def _shared(self, shape: Shape | None) -> Shape | None:
         if shape is None:
             return None
@@ -176,3 +170,10 @@ def _take_number(device: TrackedDevice, number: Any, resent: bool) -> None:
         device.sequence = SequenceTrack(number)
     else:
         device.sequence.take(number, resent=resent)
+
+
+def _take_large(device: TrackedDevice, record: Record, field: str) -> None:
+    """Its values cannot wait in the record: it is not kept."""
+    device.add_fields(record.timestamp, leaves(record.value or b"", field))
+    device.last = KeptRecord(record.offset, record.timestamp, large=True)
+    device.shape = NO_SHAPE

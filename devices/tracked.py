@@ -187,7 +187,7 @@ class TrackedDevice:
         """Put the values of the last record with those told before: what comes next may not have them."""
         last = self.last
         if last is not None and last.value is not None:
-            self.add_fields(self.last_seen_ms, leaves(last.value, self.last_field))
+            self.add_fields(last.timestamp, leaves(last.value, self.last_field))
 
     def add_fields(self, time_ms: int, told: Mapping[str, bytes]) -> None:
         """Values of a record that is not kept as it came."""
@@ -201,7 +201,7 @@ class TrackedDevice:
         last = self.last
         if last is not None and last.value is not None:
             for path, leaf in leaves(last.value, self.last_field).items():
-                entries[path] = entry(self.last_seen_ms, leaf)
+                entries[path] = entry(last.timestamp, leaf)
         return entries
 
     def note(self, place: Place) -> None:

@@ -40,9 +40,11 @@ def list_devices(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: Annotated[str, Query(max_length=2048, description="`next` of the previous page.")] = "",
 ) -> Response:
-    """Devices by id. Every device the log has a reading or a session of is there."""
+    """Devices by id: every one of which a reading or a session is known, also where the log has let go of it."""
     tail = services.tail.status()
-    devices, after = services.view.page(current=tail.current, search=search, after=key_from_path(cursor), limit=limit)
+    devices, after = services.view.page(
+        current=tail.current, as_of_ms=tail.as_of_ms, search=search, after=key_from_path(cursor), limit=limit
+    )
     shape = DeviceList(
         devices=[summary_of(device) for device in devices],
         total=services.view.devices,
@@ -54,7 +56,7 @@ def list_devices(
 
 @router.get("/{device}", response_model=DeviceDetail, responses={**NOT_FOUND, **UNAVAILABLE}, summary="Show a device")
 def show_device(services: Injected, device: DevicePath) -> Response:
-    """Whether it is connected, what it said last and when."""
+    """Whether it is connected, reporting, and right about the time; what it said last and when."""
     tail = services.tail.status()
     found = known_device(services, key_from_path(device))
     return answer(detail_of(found, tail, services.readers))
@@ -105,7 +107,7 @@ def list_readings(
 def known_device(services: Services, key: bytes) -> DeviceStatus:
     """The device in the view. Raises NotFoundError, saying so when the view does not know everything yet."""
     tail = services.tail.status()
-    device = services.view.get(key, current=tail.current)
+    device = services.view.get(key, current=tail.current, as_of_ms=tail.as_of_ms)
     if device is not None:
         return device
     mend = "GET /api/v1/devices lists the known ones"

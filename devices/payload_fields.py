@@ -31,6 +31,13 @@ _read_members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _read_elements: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
+class FieldNames(NamedTuple):
+    """Which members of a topic's payloads carry a sequence number and the device's own time."""
+
+    sequence: str = "seq"
+    time: str = "ts"
+
+
 class Told(NamedTuple):
     """What is asked of every payload at once. `shape` is None for several readings: then nothing is to be expected."""
 
@@ -42,13 +49,13 @@ class Told(NamedTuple):
 NOTHING_TOLD: Final = Told((), (), None)
 
 
-def told(value: bytes, field: str, sequence_field: str, time_field: str) -> Told | None:
+def told(value: bytes, field: str, names: FieldNames) -> Told | None:
     """The slow way, for payloads that `read_flat` refuses; None for one that cannot be read."""
     try:
         decoded = _read(value)
         kind = type(decoded)
         if kind is dict and type(decoded.get(ROWS_FIELD)) is not list:
-            return Told(_shape(decoded, MAX_LEVELS), (decoded.get(sequence_field),), decoded.get(time_field))
+            return Told(_shape(decoded, MAX_LEVELS), (decoded.get(names.sequence),), decoded.get(names.time))
         if kind is not dict and not (kind is list and _has_objects(decoded)):
             return Told((field,), (), None) if decoded is not None else NOTHING_TOLD
     except _FAILURES:
@@ -56,8 +63,8 @@ def told(value: bytes, field: str, sequence_field: str, time_field: str) -> Told
     rows = _rows(value)
     if not rows:
         return None
-    numbers = [_plain(row.get(sequence_field)) for row in rows]
-    return Told(None, numbers, _plain(rows[-1].get(time_field)))
+    numbers = [_plain(row.get(names.sequence)) for row in rows]
+    return Told(None, numbers, _plain(rows[-1].get(names.time)))
 
 
 def leaves(value: bytes, field: str = DEFAULT_FIELD) -> Mapping[str, bytes]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from commitlog.base import Record
-from devices.payload_fields import NOTHING_TOLD, Shape, leaves, read_flat, told
+from devices.payload_fields import NOTHING_TOLD, FieldNames, Shape, leaves, read_flat, told
 from devices.rates import PERIOD_MS
 from devices.rhythm import MARK_MS
 from devices.sequence import NUMBERS, SequenceTrack
@@ -23,8 +23,6 @@ DEVICE_HEADER: Final = "headrace.device"
 FIELD_HEADER: Final = "headrace.field"
 DUP_HEADER: Final = "mqtt.dup"
 _TOPIC_HEADER: Final = "mqtt.topic"
-SEQUENCE_FIELD: Final = "seq"
-TIME_FIELD: Final = "ts"
 
 MAX_KEPT_BYTES: Final = 1024  # payload and header values; times 200,000 devices this is what a small box can spare
 MAX_SHAPES: Final = 4096
@@ -32,6 +30,15 @@ MAX_SHAPES: Final = 4096
 
 Expected = Callable[[bytes], int | None]
 """The interval in ms that an operator expects of a device; None: nobody said."""
+
+
+NamesOf = Callable[[str], FieldNames]
+"""The names that a topic's payloads use."""
+
+
+def usual_names(_topic: str) -> FieldNames:
+    """Where nothing else is set."""
+    return FieldNames()
 
 
 def expect_nothing(_key: bytes) -> int | None:
@@ -57,14 +64,12 @@ class ReadingFeed:
         admit: Callable[[bytes, int], TrackedDevice],
         *,
         expected: Expected,
-        sequence_field: str,
-        time_field: str,
+        names_of: NamesOf,
     ) -> None:
         self._table = table
         self._admit = admit
         self._expected = expected
-        self._sequence_field = sequence_field
-        self._time_field = time_field
+        self._names_of = names_of
         self._shapes: dict[Shape, Shape] = {}
         self.without_device = 0
         self.undecodable = 0
@@ -72,7 +77,8 @@ class ReadingFeed:
     def feed(self, place: Place, records: Sequence[Record]) -> None:
         """Records of one partition, in order, each once."""
         devices = self._table.devices
-        sequence_field, time_field = self._sequence_field, self._time_field
+        names = self._names_of(place.topic)
+        sequence_field, time_field = names
         for record in records:
             key = record.key
             field = DEFAULT_FIELD
@@ -108,7 +114,7 @@ class ReadingFeed:
             try:
                 members = read_flat(value)
             except (ValueError, RecursionError):  # msgspec's own error is a ValueError
-                shape, told_time = self._take_other(device, value, field, resent)
+                shape, told_time = self._take_other(device, value, field, names, resent)
             else:
                 shape = tuple(members)
                 told_time = members.get(time_field)
@@ -144,9 +150,11 @@ class ReadingFeed:
                 if timestamp < device.first_seen_ms:
                     device.first_seen_ms = timestamp
 
-    def _take_other(self, device: TrackedDevice, value: bytes, field: str, resent: bool) -> tuple[Shape | None, Any]:
+    def _take_other(
+        self, device: TrackedDevice, value: bytes, field: str, names: FieldNames, resent: bool
+    ) -> tuple[Shape | None, Any]:
         """A payload that is no flat object: its shape and the time it tells."""
-        found = told(value, field, self._sequence_field, self._time_field)
+        found = told(value, field, names)
         if found is None:
             self.undecodable += 1
             device.undecodable += 1

@@ -43,12 +43,12 @@ from devices.presence import Presence
 from devices.rates import PERIOD_MS
 from devices.readings import DEVICE_HEADER as DEVICE_HEADER
 from devices.readings import MAX_KEPT_BYTES as MAX_KEPT_BYTES
-from devices.readings import SEQUENCE_FIELD, TIME_FIELD, Expected, ReadingFeed, device_key, expect_nothing
+from devices.readings import Expected, NamesOf, ReadingFeed, device_key, expect_nothing, usual_names
 from devices.rhythm import Reporting, allowed_ms
 from devices.sequence import SequenceTrack
 from devices.status_model import DeviceStatus, FieldValue, LastReading, Numbering, Place, Silence
 from devices.status_rows import device_of, row_of
-from devices.status_snapshot import Block, FedRow, Head, Snapshot, SnapshotError
+from devices.status_snapshot import Block, FedRow, Head, Snapshot, SnapshotError, SnapshotTopic
 from devices.tracked import DeviceTable, TrackedDevice
 
 TOPICS_WITHOUT_DEVICES: Final = frozenset({"mqtt", "alerts", EVENTS_TOPIC})
@@ -58,15 +58,14 @@ _FEED_CHUNK: Final = 1000  # records fed per hold of the lock, a few millisecond
 
 
 class StatusView:
-    """The state of every device in the log. `expected` is what operators expect of devices (the registry)."""
+    """The state of every device in the log. `expected`: what operators expect of devices (the registry)."""
 
     def __init__(
         self,
         *,
         max_devices: int,
         expected: Expected = expect_nothing,
-        sequence_field: str = SEQUENCE_FIELD,
-        time_field: str = TIME_FIELD,
+        names_of: NamesOf = usual_names,
     ) -> None:
         self._lock = threading.Lock()
         self._table = DeviceTable(max_devices=max_devices)
@@ -76,11 +75,9 @@ class StatusView:
             self._table,
             self._presence.admit,
             expected=expected,
-            sequence_field=sequence_field,
-            time_field=time_field,
+            names_of=names_of,
         )
-        self._sequence_field = sequence_field
-        self._time_field = time_field
+        self._names_of = names_of
         self._places: dict[tuple[str, int], Place] = {}  # one object a partition, so that `is` compares them
         self._fed: dict[Place, int] = {}
         self._ahead = Ahead()
@@ -152,12 +149,10 @@ class StatusView:
         """The head of a snapshot as of now, and the devices to be copied into it."""
         with self._lock:
             head = Head(
-                topics={place.topic: topic_ids.get(place.topic, "") for place in self._fed},
+                topics={place.topic: self._topic(place.topic, topic_ids) for place in self._fed},
                 fed=self._fed_rows(),
                 complete=list(self._presence.complete),
                 evicted=self._table.evicted,
-                sequence_field=self._sequence_field,
-                time_field=self._time_field,
                 taken_ms=taken_ms,
             )
             return head, self._table.order()
@@ -173,8 +168,9 @@ class StatusView:
     def restore(self, snapshot: Snapshot) -> None:
         """Begin with what a snapshot holds, before anything is fed. Raises SnapshotError, and changes nothing then."""
         head = snapshot.head
-        if (head.sequence_field, head.time_field) != (self._sequence_field, self._time_field):
-            raise SnapshotError("it was made with other names for the fields of sequence and time")
+        for name, topic in head.topics.items():
+            if (topic.sequence_field, topic.timestamp_field) != tuple(self._names_of(name)):
+                raise SnapshotError(f"topic {name!r} had other names for the fields of sequence and time")
         restored: dict[bytes, TrackedDevice] = {}
         ahead = Ahead()
         for block in snapshot.blocks():
@@ -193,6 +189,12 @@ class StatusView:
             self._ahead.settle(self._fed)
             kept = self._table.restore(restored, head.evicted)
             self._presence.restore(complete, [device for device in kept if device.open])
+
+    def _topic(self, name: str, topic_ids: Mapping[str, str]) -> SnapshotTopic:
+        names = self._names_of(name)
+        return SnapshotTopic(
+            topic_id=topic_ids.get(name, ""), sequence_field=names.sequence, timestamp_field=names.time
+        )
 
     def _fed_rows(self) -> list[FedRow]:
         return [(place.topic, place.partition, offset) for place, offset in self._fed.items()]

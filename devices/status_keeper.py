@@ -106,7 +106,8 @@ class StatusKeeper:
         head = snapshot.head
         for topic, partition, offset in head.fed:
             info = topics.get(topic)
-            if info is None or info.topic_id != head.topics.get(topic):
+            known = head.topics.get(topic)
+            if info is None or known is None or info.topic_id != known.topic_id:
                 raise SnapshotError(f"it is of another log: topic {topic!r} is not the one that it knew")
             if partition >= len(marks[topic]) or offset > marks[topic][partition].high:
                 raise SnapshotError(f"it is of another log: {topic}-{partition} does not reach to offset {offset}")

@@ -40,15 +40,21 @@ class SnapshotError(ValueError):
     """A snapshot that cannot be used; says why."""
 
 
+class SnapshotTopic(msgspec.Struct, frozen=True, kw_only=True):
+    """A topic that was followed: its id, and how its payloads were read."""
+
+    topic_id: str
+    sequence_field: str
+    timestamp_field: str
+
+
 class Head(msgspec.Struct, frozen=True, kw_only=True):
     """What holds for the whole: whose log it is, and where reading goes on."""
 
-    topics: dict[str, str]
+    topics: dict[str, SnapshotTopic]
     fed: list[FedRow]
     complete: list[bool]
     evicted: int
-    sequence_field: str
-    time_field: str
     taken_ms: int
 
 

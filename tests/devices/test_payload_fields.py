@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from devices.payload_fields import leaves, told
+from devices.payload_fields import FieldNames, leaves, told
 from sink.decode import JsonDecoder
 from sink.times import Skew
 
@@ -44,7 +44,7 @@ def test_every_value_is_json_and_equal_shapes_have_equal_fields(payload: bytes) 
     values = leaves(payload, "field")
     for leaf in values.values():
         msgspec.json.decode(leaf)
-    found = told(payload, "field", "seq", "ts")
+    found = told(payload, "field", FieldNames())
     assert found is not None or not values
     if found is not None and found.shape is not None:
         assert set(values) == set(_paths("", found.shape))
@@ -78,6 +78,6 @@ def test_examples(payload: bytes, expected: dict[str, bytes]) -> None:
 
 
 def test_numbers_and_time_of_several_readings() -> None:
-    found = told(b'[{"seq": 1, "ts": 5}, {"seq": 2, "ts": 6}]', "value", "seq", "ts")
+    found = told(b'[{"seq": 1, "ts": 5}, {"seq": 2, "ts": 6}]', "value", FieldNames())
     assert found is not None
     assert (found.shape, list(found.numbers), found.time) == (None, [1, 2], 6)

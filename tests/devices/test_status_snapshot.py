@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from commitlog.base import Slice
+from devices.payload_fields import FieldNames
 from devices.status import StatusView
 from devices.status_keeper import SLICE_DEVICES, SNAPSHOT_NAME
 from devices.status_model import DeviceStatus
@@ -258,7 +259,7 @@ def test_other_names_of_fields_make_it_useless(tmp_path: Path) -> None:
     box.step()
     box.stop()
     box.begin()
-    box.view = StatusView(max_devices=10, sequence_field="n")
+    box.view = StatusView(max_devices=10, names_of=lambda _topic: FieldNames(sequence="n"))
     box.keeper = type(box.keeper)(box.view, tmp_path / "state", box.storage, box.clock)  # type: ignore[misc,call-arg]
     box.tail = type(box.tail)(box.view, box.log.reader, box.clock, box.keeper)
     numbering = box.status("d").numbering

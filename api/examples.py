@@ -95,6 +95,41 @@ TOPIC_LIST: Final = {
     "writer": "live",
 }
 
+SINK: Final = {
+    "failures": 0,
+    "failing_since": None,
+    "next_attempt": None,
+    "last_error": None,
+    "as_of": "2026-11-20T10:03:12.500000Z",
+    "stale": False,
+    "state": "idle",
+    "work": None,
+    "lag_s": 191.48,
+    "topics": [
+        {
+            "failures": 9,
+            "failing_since": "2026-11-20T10:00:01.420000Z",
+            "next_attempt": "2026-11-20T10:03:38.100000Z",
+            "last_error": {
+                "event": "export failed",
+                "code": "storage",
+                "what": "[Errno 28] No space left on device",
+                "where": "headrace-data/lake/.tmp/0.parquet",
+                "mend": "is there space, and may it be written?",
+                "at": "2026-11-20T10:03:08.100000Z",
+            },
+            "topic": "telemetry",
+            "waiting_windows": 1,
+            "held_windows": 0,
+            "oldest_waiting": "2026-11-20T10:00:01.020000Z",
+            "lag_s": 191.48,
+            "counted_at": "2026-11-20T10:03:12.410000Z",
+        }
+    ],
+    "topics_total": 1,
+    "replays": [],
+}
+
 EXPORT_LIST: Final = {
     "exports": [
         {
@@ -120,6 +155,7 @@ EXPORT_LIST: Final = {
         }
     ],
     "lake": "headrace-data/lake",
+    "sink": SINK,
 }
 
 SESSION: Final = {

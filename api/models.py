@@ -220,50 +220,6 @@ class TopicList(Shape):
     writer: str = Field(description="`live`, or `stale` when the process that writes the log is gone.")
 
 
-class ExportFile(Shape):
-    """A published Parquet file; `path` is relative to the lake."""
-
-    path: str
-    rows: int
-    size_bytes: int
-    date: str
-
-
-class MissingRange(Shape):
-    """Offsets (first <= offset < next) of a window that are in no file, and why."""
-
-    partition: int
-    first: int
-    next: int
-    reason: str
-
-
-class Export(Shape):
-    """An exported window."""
-
-    topic: str
-    window: int
-    start: datetime
-    end: datetime
-    exported_at: datetime
-    files: list[ExportFile]
-    records: int
-    rows: int
-    quarantined: int
-    lost: list[MissingRange] = Field(description="Offsets whose records the log no longer has.")
-    left_out: list[MissingRange] = Field(description="Offsets that never belonged to a record: recovery left them out.")
-    clashes: dict[str, int] = Field(description="Values that went to a side column, by column.")
-
-
-class ExportList(Shape):
-    """Exported windows, newest first."""
-
-    model_config = ConfigDict(json_schema_extra=example(examples.EXPORT_LIST))
-
-    exports: list[Export]
-    lake: str = Field(description="Directory of the lake on the box.")
-
-
 class SessionInfo(Shape):
     """A session: of an MQTT client, connected or kept while it is away, or another protocol's connection."""
 
@@ -318,4 +274,9 @@ class Ready(Shape):
         description="Where readings are acknowledged before they are synced to disk, and the level there (`interval`, "
         "`os`); empty: nowhere.",
         examples=[{"mqtt": "interval"}],
+    )
+    warnings: list[str] = Field(
+        default_factory=list,
+        description="What somebody has to look at although readings are taken: exporting that has failed for minutes.",
+        examples=[["exporting telemetry has failed 14 times in 6 min: No space left on device"]],
     )

@@ -10,7 +10,9 @@ from anyio.to_thread import run_sync
 
 from api.context import Services
 from api.metrics import edge_part, sample_values, sink_part
+from api.standing import sink_standing
 from core.clock import ClockState
+from sink.standing import Standing
 
 _TTL_MS: Final = 1_000
 
@@ -20,13 +22,14 @@ class Overview:
     """`unsynced_records`: acknowledged but not yet on disk; None where the process that knows does not answer.
 
     `disk_full` says how full, in words, and is empty while readings are accepted. `clock` is `ok`, `behind` or
-    `stepped` (`core.clock`), None where nobody says.
+    `stepped` (`core.clock`), None where nobody says. `sink` is how the sink stood when it last wrote.
     """
 
     unsynced_records: int | None
     last_export_ms: int | None
     disk_full: str = ""
     clock: str | None = None
+    sink: Standing | None = None
 
 
 class OverviewCache:
@@ -57,6 +60,7 @@ class OverviewCache:
             last_export_ms=int(max(exported) * 1000) if exported and max(exported) > 0 else None,
             disk_full=_disk_full(edge or ""),
             clock=_clock_state(edge or ""),
+            sink=await run_sync(sink_standing, self._services),
         )
 
 

@@ -11,12 +11,15 @@ from api.answers import mqtt_topic_of, path_of_key
 from api.history import Found
 from api.overview import Overview
 from api.payload import compact, fields
-from api.times import relative, to_datetime
+from api.standing import failing_text, is_stale
+from api.times import duration, relative, to_datetime
 from devices.status import device_text
 from devices.status_model import DeviceStatus, LastReading
 from devices.tail import TailState, TailStatus
+from sink.standing import Standing
 
 NOT_KNOWN: Final = "—"
+NOTICE_AFTER_MS: Final = 5_000  # an edge that starts again fails an export or two
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +130,20 @@ def figures(devices: int, connected: int, tail: TailStatus, overview: Overview, 
             value=exported.ago if exported else NOT_KNOWN,
             title=exported.exact if exported else "Nothing was exported since the sink started",
         ),
+        _export_lag(overview.sink, now_ms),
     ]
+
+
+def _export_lag(sink: Standing | None, now_ms: int) -> Figure:
+    title = "Time since the end of the oldest closed window that should be exported and is not"
+    if sink is None or is_stale(sink, now_ms):
+        return Figure(label="export lag", value=NOT_KNOWN, title=f"{title}; the sink does not tell")
+    waiting = sum(one.waiting.windows for one in sink.topics if one.waiting is not None)
+    held = sum(one.waiting.held for one in sink.topics if one.waiting is not None)
+    title = f"{title}. {waiting:,} windows wait, {held:,} of them are small and held back on purpose"
+    lag_ms = sink.lag_ms(now_ms)
+    value = NOT_KNOWN if lag_ms is None else duration(lag_ms)
+    return Figure(label="export lag", value=value, title=title, mark="warn" if any(sink.failing()) else "")
 
 
 def notice(tail: TailStatus, now_ms: int, disk_full: str = "") -> Notice | None:
@@ -156,6 +172,35 @@ def notice(tail: TailStatus, now_ms: int, disk_full: str = "") -> Notice | None:
     if tail.state is TailState.FAILED:
         return Notice(kind="warn", title="The log cannot be read", text=f"{tail.failure}. It is tried again. {since}")
     return None
+
+
+def sink_notice(sink: Standing | None, now_ms: int) -> Notice | None:
+    """What stands there while exporting fails, or the sink is silent; nothing for what is over in a moment."""
+    if sink is None:
+        return None
+    if is_stale(sink, now_ms):
+        told = f"It last reported {relative(sink.at_ms, now_ms)}. Readings are taken and kept; none is exported."
+        return Notice(kind="warn", title="The sink process is silent", text=told)
+    failing = list(sink.failing())
+    lasting = [(name, one) for name, one in failing if now_ms - (one.failing_since_ms or now_ms) >= NOTICE_AFTER_MS]
+    if not lasting:
+        return None
+    name, one = lasting[0]
+    parts = [f"{upper_first(failing_text(name, one, now_ms))}."]
+    if one.last_error is not None and one.last_error.mend:
+        parts.append(
+            f"{upper_first(one.last_error.mend.rstrip('.'))}{'' if one.last_error.mend.endswith('?') else '.'}"
+        )
+    if one.next_attempt_ms is not None:
+        parts.append(f"The next attempt is in {duration(one.next_attempt_ms - now_ms)}.")
+    if len(lasting) > 1:
+        parts.append(f"So it is with {len(lasting) - 1:,} more.")
+    return Notice(kind="warn", title="Exporting fails", text=" ".join(parts))
+
+
+def upper_first(text: str) -> str:
+    """The text as a sentence begins."""
+    return text[:1].upper() + text[1:]
 
 
 def device_row(device: DeviceStatus, now_ms: int) -> DeviceRow:

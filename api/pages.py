@@ -103,6 +103,7 @@ async def _live(request: Request, services: Services, search: str, cursor: str) 
         "search": search,
         "figures": page_model.figures(total, services.view.connected_devices, tail, overview, now_ms),
         "notice": page_model.notice(tail, now_ms, overview.disk_full),
+        "sink_notice": page_model.sink_notice(overview.sink, now_ms),
         "rows": [page_model.device_row(device, now_ms) for device in devices],
         "paging": page_model.paging(search, cursor, after, len(devices), total),
         "total": total,

@@ -64,6 +64,7 @@ class Problem(BaseModel):
     errors: list[ParameterError] | None = Field(None, description="Which parameters were refused, and why.")
     reasons: list[str] | None = Field(None, description="Why the box is not ready.")
     clock: str | None = Field(None, description="With `reasons`: `ok`, `behind` or `stepped`.")
+    warnings: list[str] | None = Field(None, description="With `reasons`: what somebody has to look at besides.")
 
 
 def _declared(description: str) -> dict[str, Any]:

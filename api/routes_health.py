@@ -14,9 +14,8 @@ from api.metrics import MEDIA_TYPE, SINK_FILE, all_metrics
 from api.models import Health, Ready, answer
 from api.overview import OverviewCache
 from api.problems import PROBLEMS, UNAVAILABLE, problem
+from api.standing import SINK_SILENT_AFTER_MS, long_failing
 from devices.tail import TailState
-
-SINK_SILENT_AFTER_MS: Final = 60_000  # the sink writes its file every few seconds, also while it exports
 
 router = APIRouter(tags=["health"], responses=PROBLEMS)
 
@@ -39,17 +38,19 @@ async def readyz(request: Request, services: Injected) -> Response:
     """200 when the edge writes, the status view is up to date and the sink shows signs of life; else 503 and why.
 
     `clock` is `ok`, `behind` (before the newest record) or `stepped` (jumped within the last hour): no reason not to be
-    ready, but nothing is expired by age meanwhile.
+    ready, but nothing is expired by age meanwhile. Nor are `warnings`: devices are served while exporting fails.
     """
     cache: OverviewCache = request.app.state.overview
     overview = await cache.get()
     reasons = not_ready_reasons(services)
     if overview.disk_full:
         reasons.append(f"the disk is full, readings are refused until there is room ({overview.disk_full})")
+    warnings = long_failing(overview.sink, services.clock.time_ms())
     if not reasons:
         view = view_of(services.tail.status())
         weaker = dict(services.weaker_durability)
-        return answer(Ready(ready=True, view=view, clock=overview.clock, weaker_durability=weaker))
+        ready = Ready(ready=True, view=view, clock=overview.clock, weaker_durability=weaker, warnings=warnings)
+        return answer(ready)
     return problem(
         503,
         "not-ready",
@@ -59,6 +60,7 @@ async def readyz(request: Request, services: Injected) -> Response:
         headers={"Retry-After": "2"},
         reasons=reasons,
         clock=overview.clock,
+        warnings=warnings or None,
     )
 
 

@@ -6,15 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from api.context import Injected, Services
 from api.models import (
-    Export,
-    ExportFile,
-    ExportList,
-    MissingRange,
     PartitionMarks,
     SessionInfo,
     SessionList,
@@ -23,8 +20,10 @@ from api.models import (
     Window,
     answer,
 )
+from api.models_exports import Export, ExportFile, ExportList, MissingRange
 from api.problems import PROBLEMS, UNAVAILABLE
 from api.recovered import Recovered
+from api.standing import sink_answer, sink_standing
 from api.times import to_datetime
 from commitlog.base import ClosedWindow, LogReader, TopicInfo, Watermark
 from commitlog.holdings import stored_bytes
@@ -49,11 +48,17 @@ async def list_exports(
     topic: Annotated[str | None, Query(max_length=249, description="Only of this topic.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> Response:
-    """Windows that are in the lake, newest first, with their files, quarantined rows and lost ranges."""
+    """Windows that are in the lake, newest first, with their files, quarantined rows and lost ranges; and the sink.
+
+    `sink` says what waits for export, how long, and what went wrong last, of all topics or of the one asked for.
+    """
     rows = (await services.log.rows("exports")).values()
     chosen = [row for row in rows if topic is None or row["topic"] == topic]
     chosen.sort(key=lambda row: (row["exported_at_ms"], row["topic"], row["number"]), reverse=True)
-    return answer(ExportList(exports=[_export(row) for row in chosen[:limit]], lake=str(services.lake_dir)))
+    standing = await run_sync(sink_standing, services)
+    sink = None if standing is None else sink_answer(standing, services.clock.time_ms(), topic)
+    exports = [_export(row) for row in chosen[:limit]]
+    return answer(ExportList(exports=exports, lake=str(services.lake_dir), sink=sink))
 
 
 @router.get("/sessions", response_model=SessionList, summary="List sessions")

@@ -57,10 +57,13 @@ def to_datetime(time_ms: int) -> datetime:
 
 def relative(time_ms: int, now_ms: int) -> str:
     """How long ago, in one unit, for people: `now`, `12 s ago`, `3 min ago`, `5 h ago`, `2 d ago`."""
-    seconds = (now_ms - time_ms) // 1000
-    if seconds < 1:
-        return "now"
+    return "now" if now_ms - time_ms < 1000 else f"{duration(now_ms - time_ms)} ago"
+
+
+def duration(time_ms: int) -> str:
+    """How long, in one unit, for people: `0 s`, `12 s`, `3 min`, `5 h`, `2 d`."""
+    seconds = max(0, time_ms) // 1000
     for size_s, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
         if seconds >= size_s:
-            return f"{seconds // size_s} {unit} ago"
-    return f"{seconds} s ago"
+            return f"{seconds // size_s} {unit}"
+    return f"{seconds} s"

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from appliance.commands import config, export, log, processes, query, simulate, verify
+from appliance.commands import config, export, log, processes, quarantine, query, simulate, verify
 from core.errors import HeadraceError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.add_typer(config.app, name="config")
 app.add_typer(log.app, name="log")
+app.add_typer(quarantine.app, name="quarantine")
 processes.register(app)
 simulate.register(app)
 export.register(app)

@@ -25,7 +25,14 @@ from core.errors import ConfigError
 
 ENV_PREFIX: Final = "HEADRACE_"
 FOREIGN_VARIABLES: Final = frozenset(  # names the tests use; everything else is a setting
-    {"HEADRACE_REQUIRE", "HEADRACE_FUZZ_PACKETS", "HEADRACE_KILL_ROUNDS", "HEADRACE_SIM_SEED", "HEADRACE_SIM_SEEDS"}
+    {
+        "HEADRACE_REQUIRE",
+        "HEADRACE_FUZZ_PACKETS",
+        "HEADRACE_KILL_ROUNDS",
+        "HEADRACE_SIM_SEED",
+        "HEADRACE_SIM_SEEDS",
+        "HEADRACE_SINK_SEEDS",
+    }
 )
 MAX_CONFIG_BYTES: Final = 1 << 20  # a file of thousands of routes has a tenth of this; more is the wrong file
 

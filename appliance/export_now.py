@@ -18,7 +18,7 @@ from core.channel import ChannelClient
 from core.errors import NotFoundError, UnavailableError
 from sink.progress import EXPORTS_TABLE
 from sink.requests import flush_request
-from sink.troubles import Trouble, read_troubles
+from sink.standing import Tried, read_standing
 
 POLL_S: Final = 0.1
 SINK_AWAY_S: Final = 20.0
@@ -80,7 +80,7 @@ class _Export:
 
     async def run(self, topics: Sequence[str], sink_enabled: bool) -> list[ExportedTopic]:
         committed = await self._committed()  # first of all: it says whether an appliance runs
-        self._check_sink(sink_enabled)
+        check_sink(self._data_dir, enabled=sink_enabled)
         awaited = [await self._close(name, topic_id, committed) for name, topic_id in await self._named(topics)]
         await self._ask(awaited, committed)
         await self._wait(awaited)
@@ -89,24 +89,6 @@ class _Export:
 
     async def _committed(self) -> Mapping[str, Committed]:
         return {topic_id: committed_from_row(row) for topic_id, row in (await self._log.rows(_TABLE)).items()}
-
-    def _check_sink(self, enabled: bool) -> None:
-        if not enabled:
-            raise UnavailableError(
-                "there is no sink: exporting is switched off", where="sink.enabled", mend="set it to true and restart"
-            )
-        path = self._data_dir / "run" / "sink.prom"
-        try:
-            age_s = time.time() - path.stat().st_mtime
-        except FileNotFoundError:
-            age_s = float("inf")
-        if age_s > SINK_AWAY_S:
-            since = "has not started yet" if age_s == float("inf") else f"has given no sign of life for {age_s:.0f} s"
-            raise UnavailableError(
-                f"the sink {since}",
-                where=str(path),
-                mend="the appliance's log output says why it does not start; windows are kept until it does",
-            )
 
     async def _named(self, topics: Sequence[str]) -> list[tuple[str, str]]:
         known = await asyncio.to_thread(self._topics)
@@ -143,32 +125,58 @@ class _Export:
             late = [one for one in awaited if committed.get(one.topic_id, Committed()).next_window <= one.through]
             if not late:
                 return
-            troubles = read_troubles(self._data_dir / "run")
-            for trouble in (found for one in late if (found := _trouble(troubles, one.topic))):
-                self._tell_once(trouble)
+            failing = failing_now(self._data_dir, [one.topic for one in late])
+            for topic, tried in failing.items():
+                self._tell_once(topic, tried)
             if time.monotonic() >= self._deadline_s:
-                raise self._too_late(late, troubles)
+                raise self._too_late(late, failing)
             await asyncio.sleep(POLL_S)
 
-    def _tell_once(self, trouble: Trouble) -> None:
-        if (trouble.topic, trouble.what) not in self._told:
-            self._told.add((trouble.topic, trouble.what))
-            self._tell(f"the sink is failing ({trouble.failures} times so far): {trouble.what}")
+    def _tell_once(self, topic: str, tried: Tried) -> None:
+        error = tried.last_error
+        if error is not None and (topic, error.what) not in self._told:
+            self._told.add((topic, error.what))
+            of = f"exporting {topic}" if topic else error.event
+            self._tell(f"the sink is failing ({of}, {tried.failures} times so far): {error.what}")
 
-    def _too_late(self, late: Sequence[_Awaited], troubles: Mapping[str, Trouble]) -> UnavailableError:
+    def _too_late(self, late: Sequence[_Awaited], failing: Mapping[str, Tried]) -> UnavailableError:
         names = ", ".join(one.topic for one in late)
         what = f"not exported within {self._timeout_s:g} s: {names}"
-        trouble = next((found for one in late if (found := _trouble(troubles, one.topic))), None)
-        if trouble is not None:
-            what += f". The sink is failing: {trouble.what}"
-            return UnavailableError(what, where=trouble.where, mend=trouble.mend)
-        self._check_sink(enabled=True)
+        error = next((tried.last_error for tried in failing.values()), None)
+        if error is not None:
+            what += f". The sink is failing: {error.what}"
+            return UnavailableError(what, where=error.where, mend=error.mend)
+        check_sink(self._data_dir, enabled=True)
         mend = "it goes on by itself: ask again, or give it longer with --timeout"
         return UnavailableError(what, where=str(self._data_dir / "lake"), mend=mend)
 
 
-def _trouble(troubles: Mapping[str, Trouble], topic: str) -> Trouble | None:
-    return troubles.get(topic) or troubles.get("")
+def failing_now(data_dir: Path, names: Sequence[str]) -> Mapping[str, Tried]:
+    """What fails now of the sink (an empty name), these topics or quarantine files; nothing where it is not there."""
+    standing = read_standing(data_dir / "run")
+    if standing is None or time.time() - standing.at_ms / 1000 > SINK_AWAY_S:
+        return {}
+    return {name: tried for name, tried in standing.failing() if name in ("", *names)}
+
+
+def check_sink(data_dir: Path, *, enabled: bool) -> None:
+    """Raise UnavailableError, which says what to do, where no sink runs."""
+    if not enabled:
+        raise UnavailableError(
+            "there is no sink: exporting is switched off", where="sink.enabled", mend="set it to true and restart"
+        )
+    path = data_dir / "run" / "sink.prom"
+    try:
+        age_s = time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        age_s = float("inf")
+    if age_s > SINK_AWAY_S:
+        since = "has not started yet" if age_s == float("inf") else f"has given no sign of life for {age_s:.0f} s"
+        raise UnavailableError(
+            f"the sink {since}",
+            where=str(path),
+            mend="the appliance's log output says why it does not start; windows are kept until it does",
+        )
 
 
 def _exported(one: _Awaited, rows: Mapping[str, Any]) -> ExportedTopic:

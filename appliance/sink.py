@@ -1,4 +1,4 @@
-"""The sink process: exports closed windows of every topic to the lake, and says in `sink.prom` how it goes."""
+"""The sink process: exports closed windows of every topic to the lake; `sink.prom` and `sink.json` say how it goes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from core.channel import ChannelClient
 from core.clock import SystemClock
 from core.collector import collect_seldom
 from core.tasks import background
+from sink.attempts import Pauses
 from sink.holding import Holding
 from sink.metrics import WRITE_INTERVAL_S, SinkMetrics, keep_written
 from sink.parquet import ParquetSink
 from sink.reading import Reading, json_reading, raw_reading
-from sink.runner import Pauses, Runner
+from sink.runner import Runner
 from sink.schema import Schema
 from sink.staging import Limits
 from sink.times import Skew
@@ -58,8 +59,10 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Export until `stop` is set."""
     channel = ChannelClient(settings.data_dir / "run" / "edge.sock")
     metrics = SinkMetrics()
+    sink = parquet_sink(settings)
     runner = Runner(
-        parquet_sink(settings),
+        sink,
+        replayer=sink,
         open_reader=lambda: FileLogReader(settings.data_dir),
         log=RemoteLog(channel),
         clock=SystemClock(),
@@ -67,9 +70,10 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         pauses=Pauses(retry_max_s=settings.sink.retry_max_s),
         holding=Holding(small_records=settings.sink.small_window_records, hold_ms=settings.sink.hold_back_ms),
     )
+    metrics.show(runner.standing)
     tasks: set[asyncio.Task[None]] = set()
     path = settings.data_dir / "run" / "sink.prom"
-    writing = background(keep_written(metrics, path, WRITE_INTERVAL_S), "sink-metrics", tasks)
+    writing = background(keep_written(metrics, path, WRITE_INTERVAL_S, runner.standing), "sink-metrics", tasks)
     announce_ready()
     try:
         await runner.run(stop)

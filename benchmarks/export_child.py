@@ -34,9 +34,10 @@ from commitlog.remote import RemoteLog
 from core.channel import ChannelClient
 from core.clock import SystemClock
 from core.collector import collect_seldom
+from sink.attempts import Pauses
 from sink.base import Export
 from sink.metrics import SinkMetrics
-from sink.runner import Pauses, Runner
+from sink.runner import Runner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -114,7 +114,23 @@ class LakeFiles:
         row = exports.get(f"{topic_id}/{number:020}")
         if row is not None:
             named.update(file["path"] for file in row["files"])
+        elif any((self._lake_dir / SUPERSEDED / path).exists() for path in named):
+            named.update(self._replayed(key, named))
         return frozenset(named)
+
+    def _replayed(self, key: tuple[str, int], named: Iterable[str]) -> Iterator[str]:
+        """The files that replays made of a unit, whatever their dates are: their names begin with the unit's time."""
+        begins = {PurePosixPath(path).stem.partition("-")[0] for path in named}
+        topics = {PurePosixPath(path).parent.parent for path in named}
+        for topic in sorted(topics | {root / topic.name for topic in topics for root in map(PurePosixPath, _ROOTS)}):
+            for begin in sorted(begins):
+                for path in sorted((self._lake_dir / topic).glob(f"date=*/{begin}*.parquet")):
+                    found = str(path.relative_to(self._lake_dir))
+                    if found not in self._known:
+                        self._remember(found)
+                    facts = self._known.get(found)
+                    if facts is not None and (facts.topic_id, facts.number) == key:
+                        yield found
 
     def _unit(self, seen: Mapping[str, int], named: frozenset[str]) -> LakeUnit:
         """All files of a unit: those seen, those that are named, and what a replay set aside of them."""

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from commitlog.base import ClosedWindow, LogReader, TopicInfo
+from commitlog.committed import Committed
 from commitlog.gaps import LEFT_OUT
 from core.errors import HeadraceError
 
@@ -53,6 +54,12 @@ class RecordsFailedError(SinkError):
     """These records cannot be exported until something is mended; repeating alone will not help."""
 
     code = "sink.records-failed"
+
+
+class ReplayRefusedError(SinkError):
+    """A replay that cannot be carried out as it was asked for; trying again will not help."""
+
+    code = "sink.replay-refused"
 
 
 class ExportCancelledError(Exception):
@@ -165,6 +172,45 @@ class Export:
     clashes: Mapping[str, int] = field(default_factory=dict)
     taken_over: bool = False
     notes: Sequence[str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """What became of a quarantine file that was read again.
+
+    `path` is the file, `number` the last window of its unit. `before` counts its rows by reason, `quarantined` those
+    that are still refused, `rows` the decoded ones. Without any of these the file stays as it is, and `files` are none.
+    """
+
+    path: str
+    topic: str
+    topic_id: str
+    number: int
+    files: Sequence[ExportedFile] = ()
+    rows: int = 0
+    before: Mapping[str, int] = field(default_factory=dict)
+    quarantined: Mapping[str, int] = field(default_factory=dict)
+    clashes: Mapping[str, int] = field(default_factory=dict)
+
+
+class Replayer(Protocol):
+    """A sink that can read again what it put into quarantine. Called from the sink's thread, while it is open."""
+
+    def replays_begun(self) -> Sequence[str]:
+        """The files whose replay has been begun and not settled, by an earlier process or this one."""
+        ...
+
+    def replay(self, path: str, progress: Mapping[str, Committed], cancel: CancelFlag) -> Replay:
+        """Publish what a quarantine file's records have become, beside it. May be called any number of times.
+
+        `progress` maps topic id -> how far the topic is exported. Raises ReplayRefusedError, and what `Sink.write`
+        raises.
+        """
+        ...
+
+    def settle_replay(self, path: str) -> None:
+        """The replay is recorded: take the file away from where readers look, and drop what was kept for a retry."""
+        ...
 
 
 class Sink(Protocol):

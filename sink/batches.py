@@ -8,7 +8,7 @@ column can be made later, exactly, without a second look at the payloads.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -59,24 +59,29 @@ class RowBatch:
         more = 0 if self.more is None else int(self.more.nbytes)
         return own + more + sum(int(array.nbytes) for stored in self.fields.values() for array in stored.values())
 
-    def picked(self, mask: npt.NDArray[np.bool_]) -> RowBatch:
-        """The rows where `mask` is true."""
-        chosen = pa.array(mask)
+    def ordered(self, places: npt.NDArray[np.int64]) -> RowBatch:
+        """The rows at these places, in this order."""
+        chosen = pa.array(places)
+        return self._with(lambda array: array[places], lambda array: array.take(chosen))
+
+    def part(self, start: int, end: int) -> RowBatch:
+        """Rows from `start` up to `end`, without copying them."""
+        return self._with(lambda array: array[start:end], lambda array: array.slice(start, end - start))
+
+    def _with(self, numbers: Callable[[Any], Any], values: Callable[[pa.Array], pa.Array]) -> RowBatch:
         return RowBatch(
             partition=self.partition,
-            devices=self.devices[mask],
-            topics=self.topics[mask],
-            ts_us=self.ts_us[mask],
-            received_us=self.received_us[mask],
-            offsets=self.offsets[mask],
-            rows=self.rows[mask],
-            fields={path: _filtered(stored, chosen) for path, stored in self.fields.items()},
-            more=None if self.more is None else self.more.filter(chosen),
+            devices=numbers(self.devices),
+            topics=numbers(self.topics),
+            ts_us=numbers(self.ts_us),
+            received_us=numbers(self.received_us),
+            offsets=numbers(self.offsets),
+            rows=numbers(self.rows),
+            fields={
+                path: {kind: values(array) for kind, array in stored.items()} for path, stored in self.fields.items()
+            },
+            more=None if self.more is None else values(self.more),
         )
-
-
-def _filtered(stored: Stored, mask: pa.Array) -> Stored:
-    return {kind: array.filter(mask) for kind, array in stored.items()}
 
 
 def stored_fields(rows: Sequence[Mapping[str, Any]]) -> dict[str, Stored]:

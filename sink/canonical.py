@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from sink.checksum import mixed
 from sink.kinds import EXACT, Json, is_list
-from sink.lake import MORE, ColumnNote, FileKind
+from sink.lake import MORE, OWN_TEXTS, ColumnNote, FileKind
 
 Hashes = npt.NDArray[np.uint64]
 Int64s = npt.NDArray[np.int64]
@@ -99,7 +99,7 @@ def hash_values(values: Sequence[Any], kind: type) -> Hashes:
 
 
 def _floats(values: npt.NDArray[np.float64]) -> Hashes:
-    return values.view(np.uint64)
+    return (values + 0.0).view(np.uint64)  # -0 and 0 are one number, whichever type a parser gives them
 
 
 def _integers(values: Sequence[int]) -> Hashes:
@@ -135,7 +135,12 @@ def _texts(array: pa.Array, kind: bytes) -> Hashes:
 
 def _plain_list(items: Sequence[Any]) -> list[Any]:
     """A list as its items mean: numbers as doubles where these hold them."""
-    return [float(item) if type(item) is int and -EXACT <= item <= EXACT else _packable(item) for item in items]
+    return [item + 0.0 if _is_double(item) else _packable(item) for item in items]
+
+
+def _is_double(item: Any) -> bool:
+    """Whether a double holds it."""
+    return type(item) is float or (type(item) is int and -EXACT <= item <= EXACT)
 
 
 def _packable(item: Any) -> Any:
@@ -159,7 +164,7 @@ def file_hashes(table: pa.Table | pa.RecordBatch, kind: FileKind, notes: Mapping
     times = ("ts", "received_at") if kind == "rows" else ("received_at",)
     for name in times:
         sums.add_own(name, _array(table, name).cast(pa.int64()).to_numpy(zero_copy_only=False).view(np.uint64))
-    for name in ("device", "_topic") if kind == "rows" else ("device", "_topic", "reason", "detail", "payload"):
+    for name in OWN_TEXTS[kind]:
         _add_column(sums, _OWN + name, _array(table, name), "binary" if name == "payload" else "string")
     if kind == "rows":
         for name, note in notes.items():

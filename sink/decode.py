@@ -13,13 +13,16 @@ Rules of `json/2` (docs/formats-parquet.md states them for readers):
 * Text that is not one JSON value but has several lines, one of them an object, is a row for each line.
 * Anything else is one row with one field. A record without rows is refused as `no-rows`, so that it is somewhere.
 * A member of the envelope that an element has too is the field `envelope.<name>`: neither value is dropped.
-* An envelope none of whose elements can be read is refused as a whole, or its own members would be nowhere.
+* What is refused of a record with an envelope needs the envelope to become a row: the first refused row keeps the whole
+  payload, the others of the record point to it.
+* Which parts a record has depends on its payload alone, never on a schema or a setting: `_row` means the same part in
+  every reading, so that what was refused once can be read again by itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Final, Protocol
+from typing import ClassVar, Final, Literal, Protocol
 
 import msgspec
 
@@ -43,6 +46,12 @@ MAX_ENVELOPE_BYTES: Final = 64 << 20
 _REMEMBERED: Final = 65_536  # texts kept decoded (devices, MQTT topics); beyond it the memory is started anew
 
 
+PayloadIs = Literal["record", "part", "envelope", "elsewhere"]
+"""What a refused row's payload is. `record`: the record is refused as a whole, and this is it. `part`: an element or
+line is, and these are its own bytes. `envelope`: an element is, and this is the whole record, as the envelope belongs
+to its row. `elsewhere`: likewise, and the record stands in its first refused row; there is no payload here."""
+
+
 class Row(msgspec.Struct, frozen=True, gc=False):
     """A row of a record: its number there, the event time in microseconds, and the values by path."""
 
@@ -52,12 +61,13 @@ class Row(msgspec.Struct, frozen=True, gc=False):
 
 
 class Refused(msgspec.Struct, frozen=True, gc=False):
-    """A part of a record that is no row: its number, why, and its own bytes (the whole payload where it has none)."""
+    """A part of a record, or all of it, that is no row: its number, why, and what is kept of it."""
 
     row: int
     reason: Reason
     detail: str
     payload: bytes | None
+    payload_is: PayloadIs = "record"
 
 
 class Decoded(msgspec.Struct, frozen=True, gc=False):
@@ -72,9 +82,15 @@ class Decoder(Protocol):
 
     version: ClassVar[str]
     """Name and version, as in plans and file metadata."""
+    has_parts: ClassVar[bool]
+    """Whether a record may be several rows."""
 
     def decode(self, value: bytes | None, field: str, received_us: int) -> Decoded:
         """Rows of a payload, and what is refused of it; `field` names what is no object. Never raises."""
+        ...
+
+    def decode_part(self, number: int, value: bytes, received_us: int) -> Row | Refused:
+        """The element or line of that number of a record, by itself, as `decode` has it. Never raises."""
         ...
 
 
@@ -82,16 +98,22 @@ class RawDecoder:
     """The payload as it is, in one binary column; the event time is the time received."""
 
     version: ClassVar[str] = "raw/1"
+    has_parts: ClassVar[bool] = False
 
     def decode(self, value: bytes | None, field: str, received_us: int) -> Decoded:
         """See `Decoder.decode`."""
         return Decoded((Row(0, received_us, {"payload": value}),))
+
+    def decode_part(self, number: int, value: bytes, received_us: int) -> Row | Refused:
+        """See `Decoder.decode_part`. A record has no parts here."""
+        return Refused(number, "no-rows", "a raw payload has no parts", value, "part")
 
 
 class JsonDecoder:
     """JSON (RFC 8259) into rows, by the rules above."""
 
     version: ClassVar[str] = "json/2"
+    has_parts: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -123,6 +145,13 @@ class JsonDecoder:
             return self._any(value, field, received_us)
         except UndecodableError as error:
             return Decoded((), (Refused(0, error.reason, error.detail, value),))
+
+    def decode_part(self, number: int, value: bytes, received_us: int) -> Row | Refused:
+        """See `Decoder.decode_part`."""
+        try:
+            return self._row(number, self._part(value, {}), received_us)
+        except UndecodableError as error:
+            return Refused(number, error.reason, error.detail, value, "part")
 
     # All of these raise UndecodableError where the record is refused as a whole.
 
@@ -158,10 +187,7 @@ class JsonDecoder:
         decoded = self._parts(elements, envelope, received_us)
         if any(part.reason == "too-deep" for part in decoded.refused) and json_payload.too_deep(text):
             raise UndecodableError("too-deep")
-        if envelope and not decoded.rows:
-            first = decoded.refused[0]
-            raise UndecodableError(first.reason, f"no row can be read; the first: {first.detail or first.reason}")
-        return decoded
+        return Decoded(decoded.rows, with_envelope(decoded.refused, text)) if envelope else decoded
 
     def _unreadable(self, text: bytes, refusal: UndecodableError, received_us: int) -> Decoded:
         """What is not one readable JSON text: rows in it may be, each on its own."""
@@ -192,7 +218,7 @@ class JsonDecoder:
             try:
                 rows.append(self._row(number, self._part(part, envelope), received_us))
             except UndecodableError as error:
-                refused.append(Refused(number, error.reason, error.detail, part))
+                refused.append(Refused(number, error.reason, error.detail, part, "part"))
         return Decoded(rows, refused)
 
     def _part(self, text: bytes, envelope: Fields) -> Fields:
@@ -214,6 +240,14 @@ class JsonDecoder:
         if self._schema is not None:
             self._schema.conform(fields, self._timestamp_field)
         return Row(number, ts_us, fields)
+
+
+def with_envelope(refused: Sequence[Refused], record: bytes | None) -> list[Refused]:
+    """What is refused of one record with an envelope: the first has the whole record, the others point to it."""
+    return [
+        Refused(one.row, one.reason, one.detail, None if index else record, "elsewhere" if index else "envelope")
+        for index, one in enumerate(refused)
+    ]
 
 
 def decoder_for(version: str, timestamp_field: str, skew: Skew, schema: Schema | None = None) -> Decoder | None:

@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 from sink.batches import RowBatch, Stored, stored_fields
 from sink.chunks import Chunk, Int64s
 from sink.columns import MAX_FIELDS, FieldCounts
-from sink.decode import RawDecoder, Refused, Row
-from sink.kinds import BOOL, EXACT, FLOAT, INT, STRING, WIDE, json_object
+from sink.decode import DEFAULT_FIELD, PayloadIs, RawDecoder, Refused, Row
+from sink.kinds import BOOL, EXACT, FLOAT, INT, STRING, WIDE, Fields, json_object
 from sink.reading import Reading
 from sink.schema import Schema
 from sink.times import (
@@ -50,6 +50,9 @@ class RefusedRow:
     payload: bytes | None
     reason: str
     detail: str
+    payload_is: PayloadIs = "record"
+    field: str | None = None
+    """The field that a scalar payload is, where the record names another than `DEFAULT_FIELD`."""
 
 
 class Decoding:
@@ -86,6 +89,8 @@ class Decoding:
 
     def _quick(self, uniform: UniformJson, chunk: Chunk) -> Uniform | None:
         """The payloads of a chunk that are read together, if any are."""
+        if self.counts.overflowed:  # what has no column is JSON text, which the plain way has at hand
+            return None
         if self._wait:
             self._wait -= 1
             return None
@@ -183,18 +188,22 @@ class Decoding:
     def _plain_batch(self, chunk: Chunk, at: npt.NDArray[np.int64], rows: Sequence[Row]) -> RowBatch:
         ts = np.array([row.ts_us for row in rows], np.int64)
         numbers = np.array([row.row for row in rows], np.int32)
-        fields = [row.fields for row in rows]
-        more = None
-        if self.counts.overflowed:
-            rest = [self.counts.without_column(each) for each in fields]
-            fields = [
-                {path: value for path, value in each.items() if path not in gone}
-                for each, gone in zip(fields, rest, strict=True)
-            ]
-            more = pa.array([json_object(each) if each else None for each in rest], pa.string())
+        fields, more = with_columns(self.counts, [row.fields for row in rows])
         batch = _row_batch(chunk, at, ts, numbers, stored_fields(fields))
         batch.more = more
         return batch
+
+
+def with_columns(counts: FieldCounts, fields: Sequence[Fields]) -> tuple[Sequence[Fields], pa.Array | None]:
+    """The fields that may have columns of their own, and the others of each row as JSON text, if there are any."""
+    if not counts.overflowed:
+        return fields, None
+    rest = [counts.without_column(each) for each in fields]
+    kept = [
+        {path: value for path, value in each.items() if path not in gone}
+        for each, gone in zip(fields, rest, strict=True)
+    ]
+    return kept, pa.array([json_object(each) if each else None for each in rest], pa.string())
 
 
 def _others(indexes: npt.NDArray[np.int64], count: int) -> list[int]:
@@ -236,7 +245,14 @@ def _refused_row(chunk: Chunk, index: int, refused: Refused) -> RefusedRow:
         payload=refused.payload,
         reason=refused.reason,
         detail=refused.detail,
+        payload_is=refused.payload_is,
+        field=named_field(chunk.field_of(index)),
     )
+
+
+def named_field(field: str) -> str | None:
+    """A scalar's field as quarantine keeps it: nothing for the usual one."""
+    return None if field == DEFAULT_FIELD else field
 
 
 def conforming(schema: Schema, found: Uniform, timestamp_field: str) -> Bools:

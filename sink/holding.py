@@ -6,9 +6,8 @@ the next one; not for longer than `hold_ms`, and not when somebody asked for it 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Final
 
 from commitlog.base import ClosedWindow
@@ -26,30 +25,43 @@ class Holding:
     def due(
         self, windows: Sequence[ClosedWindow], *, now_ms: int, flush_through: int = -1, begun: int | None = None
     ) -> Sequence[ClosedWindow]:
-        """The windows to be exported together now; none while they are held back.
+        """The windows to be exported together now; none while they are held back."""
+        return next(self.units(windows, now_ms=now_ms, flush_through=flush_through, begun=begun), [])
+
+    def units(
+        self, windows: Sequence[ClosedWindow], *, now_ms: int, flush_through: int = -1, begun: int | None = None
+    ) -> Iterator[Sequence[ClosedWindow]]:
+        """What is to be exported now, one unit after the other; the windows behind the last one are held back.
 
         `windows` are those that are not exported, in order. `flush_through` is the number of the last window that
         somebody waits for; `begun` that of the last window of an export that was begun: it is always ended as it was.
         """
         if begun is not None:
-            return [window for window in windows if window.number <= begun]
-        chosen: list[ClosedWindow] = []
-        for window in _following_each_other(windows)[:MAX_JOINED]:
-            chosen.append(window)
-            if sum(one.span for one in chosen) >= self.small_records:
-                return chosen
-        if not chosen:
-            return []
-        first, last = chosen[0], chosen[-1]
+            yield [window for window in windows if window.number <= begun]
+            windows = [window for window in windows if window.number > begun]
+        unit: list[ClosedWindow] = []
+        span = 0
+        for window in windows:
+            if unit and not _joins(unit[-1], window):
+                if not self._ends(unit, now_ms, flush_through):
+                    return
+                yield unit
+                unit, span = [], 0
+            unit.append(window)
+            span += window.span
+            if span >= self.small_records or len(unit) >= MAX_JOINED:
+                yield unit
+                unit, span = [], 0
+        if unit and self._ends(unit, now_ms, flush_through):
+            yield unit
+
+    def _ends(self, unit: Sequence[ClosedWindow], now_ms: int, flush_through: int) -> bool:
+        """Whether a unit of few records is held back no longer."""
+        first, last = unit[0], unit[-1]
         waited_ms = max(now_ms, last.end_ms) - first.end_ms  # a clock that was set back must not hold for ever
-        asked = flush_through >= first.number
-        return chosen if asked or waited_ms >= self.hold_ms or len(chosen) >= MAX_JOINED else []
+        return flush_through >= first.number or waited_ms >= self.hold_ms
 
 
-def _following_each_other(windows: Sequence[ClosedWindow]) -> Sequence[ClosedWindow]:
-    """The windows up to the first hole between two of them."""
-    for index, (before, window) in enumerate(pairwise(windows), 1):
-        joins = all(before.offsets.get(p, (0, first))[1] == first for p, (first, _) in window.offsets.items())
-        if not joins:
-            return windows[:index]
-    return windows
+def _joins(before: ClosedWindow, window: ClosedWindow) -> bool:
+    """Whether no offset is missing between two windows."""
+    return all(before.offsets.get(p, (0, first))[1] == first for p, (first, _) in window.offsets.items())

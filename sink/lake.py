@@ -44,10 +44,15 @@ _TIME: Final = pa.timestamp("us", tz="UTC")
 _OURS: Final[Mapping[str, Mapping[str, pa.DataType]]] = {
     "rows": {"device": pa.string(), "ts": _TIME, "received_at": _TIME, "_topic": pa.string(), **_PLACE},
     "quarantine": {
-        **{"device": pa.string(), "received_at": _TIME, "payload": pa.binary(), "reason": pa.string()},
-        **{"detail": pa.string(), "_topic": pa.string(), **_PLACE},
+        **{"device": pa.string(), "received_at": _TIME, "payload": pa.binary(), "payload_is": pa.string()},
+        **{"field": pa.string(), "reason": pa.string(), "detail": pa.string(), "_topic": pa.string(), **_PLACE},
     },
 }
+OWN_TEXTS: Final[Mapping[FileKind, Sequence[str]]] = {
+    "rows": ("device", "_topic"),
+    "quarantine": ("device", "_topic", "reason", "detail", "payload", "payload_is", "field"),
+}
+"""Our columns beside times and places."""
 
 
 class ColumnNote(msgspec.Struct, frozen=True):
@@ -133,11 +138,14 @@ class Unit:
 
 @dataclass(slots=True, kw_only=True)
 class LakeLook:
-    """What a look at a lake found. `superseded` are quarantine files that a replay has replaced, by relative path."""
+    """What a look at a lake found. `superseded` are quarantine files that a replay has replaced, by relative path, and
+    `replaced` what their footers say where these can be read.
+    """
 
     files: list[LakeFile] = field(default_factory=list)
     bad: list[BadFile] = field(default_factory=list)
     superseded: list[str] = field(default_factory=list)
+    replaced: list[LakeFile] = field(default_factory=list)
 
     def units(self) -> list[Unit]:
         """The files by unit, in the order of topic id and window."""
@@ -176,7 +184,11 @@ def look_at_lake(lake: Path, topic: str | None = None) -> LakeLook:
                 look.files.append(replace(found, columns_text=columns, declared_text=declared))  # each text once
             elif found is not None:
                 look.bad.append(found)
-        look.superseded = sorted(_parquet_below(lake / SUPERSEDED))
+        look.superseded = sorted(_superseded(lake, topic))
+        for path in look.superseded:
+            found = read_lake_file(lake / SUPERSEDED, path)
+            if isinstance(found, LakeFile):
+                look.replaced.append(found)
     except OSError as error:
         raise DataDirError(
             f"the lake cannot be read ({error.strerror or error})",
@@ -198,6 +210,15 @@ def published_paths(lake: Path, topic: str | None = None) -> Iterator[str]:
                     yield str(root / name / path)
 
 
+def _superseded(lake: Path, topic: str | None) -> Iterator[str]:
+    """Where files that were replaced stood, of one topic or of all."""
+    root = lake / SUPERSEDED / QUARANTINE
+    for name in _names(root):
+        if topic is None or name == topic_folder(topic):
+            for path in _parquet_below(root / name):
+                yield str(PurePosixPath(QUARANTINE) / name / path)
+
+
 def _names(directory: Path) -> list[str]:
     """The folders in a directory; none where it is not there."""
     try:
@@ -209,7 +230,7 @@ def _names(directory: Path) -> list[str]:
 def _parquet_below(directory: Path) -> Iterator[str]:
     """Paths of Parquet files at any depth below a directory; folders that are hidden from readers are left out."""
     for at, folders, names in os.walk(directory, onerror=_unless_gone):
-        folders[:] = [name for name in folders if name[0] not in "._" or directory.name == SUPERSEDED]
+        folders[:] = [name for name in folders if name[0] not in "._"]
         for name in (*names, *folders):  # readers that glob take a directory of such a name for a file
             if name.endswith(SUFFIX) and name[0] not in "._":
                 yield str((Path(at) / name).relative_to(directory))
@@ -316,6 +337,9 @@ def _contradiction(file: LakeFile, footer_rows: int, schema: pa.Schema) -> str:
         index = schema.get_field_index(name)
         if index < 0 or schema.field(index).type != kind:
             return f"it has no column {name} of type {kind}"
+    for name, note in file.columns.items():
+        if any(wanted not in schema.names for wanted in (name, note.other) if wanted is not None):
+            return f"it says that it has a column {name}, and has not, or not what stands beside it"
     return ""
 
 

@@ -1,22 +1,37 @@
-"""The sink's own metrics, and the file through which the console's `/metrics` shows them."""
+"""The sink's own metrics, and the files through which the console shows them and how the sink stands."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
 
 from sink.base import Export
-from sink.troubles import TROUBLES_NAME, Troubles
+from sink.standing import STANDING_FILE, Standing, gauges, write_standing
 
 _log: Final = structlog.get_logger("headrace.sink")
 
 WRITE_INTERVAL_S: Final = 5.0  # how old the file may get while nothing is exported
+
+
+class StandingCollector(Collector):
+    """The gauges of how the sink stands, computed when asked."""
+
+    def __init__(self, standing: Callable[[], Standing]) -> None:
+        self._standing = standing
+
+    def collect(self) -> Iterator[Metric]:
+        """See prometheus_client."""
+        standing = self._standing()
+        return gauges(standing.topics, standing.at_ms)
 
 
 class SinkMetrics:
@@ -24,7 +39,6 @@ class SinkMetrics:
 
     def __init__(self) -> None:
         self.changed = asyncio.Event()
-        self.troubles = Troubles()
         registry = self._registry = CollectorRegistry()
 
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -39,6 +53,8 @@ class SinkMetrics:
         self._taken_over = counter("taken_over", "Exports found in the lake and recorded as they stood.", "topic")
         self._lost = counter("lost_records", "Offsets listed as lost.", "topic")
         self._failures = counter("failures", "Failed attempts, by kind of error.", "kind")
+        self._replays = counter("replays", "Quarantine files read again, by outcome.", "topic", "outcome")
+        self._replayed = counter("replayed_rows", "Rows that replays made of quarantine.", "topic")
         self._last = Gauge(
             "headrace_sink_last_export_timestamp_seconds",
             "Wall-clock time of the last checkpoint.",
@@ -46,10 +62,12 @@ class SinkMetrics:
             registry=registry,
         )
 
+    def show(self, standing: Callable[[], Standing]) -> None:
+        """Have the gauges of how the sink stands among the metrics."""
+        self._registry.register(StandingCollector(standing))
+
     def exported(self, topic: str, export: Export, now_ms: int) -> None:
         """Count a window whose checkpoint is durable; one that was only recorded has been counted when it was made."""
-        self.changed.set()
-        self.troubles.clear(topic)
         if export.taken_over:
             self._taken_over.labels(topic).inc()
             return
@@ -62,6 +80,12 @@ class SinkMetrics:
         for reason, count in export.quarantined.items():
             self._quarantined.labels(topic, reason).inc(count)
         self._last.labels(topic).set(now_ms / 1000)
+
+    def replayed(self, path: str, topic: str, outcome: str, rows: int) -> None:
+        """Count a replay that is recorded; `outcome` as in table `sink.replayed`."""
+        self._replays.labels(topic, outcome).inc()
+        self._replayed.labels(topic).inc(rows)
+        self.changed.set()
 
     def failed(self, kind: str) -> None:
         """Count a failed attempt; `kind` is an error code."""
@@ -89,15 +113,29 @@ def write_metrics(metrics: SinkMetrics, path: Path) -> None:
         raise
 
 
-async def keep_written(metrics: SinkMetrics, path: Path, interval_s: float) -> None:
-    """Write the metrics file at each change and every `interval_s` seconds, until cancelled."""
+async def keep_written(
+    metrics: SinkMetrics, path: Path, interval_s: float, standing: Callable[[], Standing] | None = None
+) -> None:
+    """Write the metrics file, and beside it how the sink stands, at each change and every `interval_s` seconds.
+
+    Goes on until it is cancelled.
+    """
+    beside = path.with_name(STANDING_FILE)
     while True:
         metrics.changed.clear()
-        try:
-            write_metrics(metrics, path)
-            metrics.troubles.write(path.with_name(TROUBLES_NAME))
-        except OSError as error:
-            _log.warning("metrics not written", what=str(error), where=str(path), mend="is there space?")
+        written = _written(path, lambda: write_metrics(metrics, path))
+        if standing is not None:
+            written &= _written(beside, lambda: write_standing(standing(), beside))
+        if not written:
             await asyncio.sleep(interval_s)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(metrics.changed.wait(), interval_s)
+
+
+def _written(path: Path, write: Callable[[], None]) -> bool:
+    try:
+        write()
+    except OSError as error:
+        _log.warning("metrics not written", what=str(error), where=str(path), mend="is there space?")
+        return False
+    return True

@@ -20,11 +20,14 @@ from typing import BinaryIO, Final
 import structlog
 
 from commitlog.base import LogReader, TopicInfo
-from sink.base import CancelFlag, Export, ExportedFile, ExportWindow, NotConnectedError
-from sink.plan import AnyPlan, Plan, PlannedFile, any_plan, from_json, plan_name, to_json, window_of
+from commitlog.committed import Committed
+from sink.base import CancelFlag, Export, ExportWindow, NotConnectedError, Replay
+from sink.plan import AnyPlan, Plan, any_plan, from_json, plan_name, window_of
+from sink.publisher import Publisher, exported_files
 from sink.reading import Reading
 from sink.recorded import LakeRecord, Recorded, export_of
 from sink.records import WindowRecords
+from sink.replay import Replays
 from sink.staging import Limits, Staging
 from sink.storage import Storage
 
@@ -55,6 +58,8 @@ class ParquetSink:
         self._limits = limits
         self._software = software
         self._storage = storage or Storage()
+        self._publisher = Publisher(lake, self._storage)
+        self._replays = Replays(self._publisher, reading_of=reading_of, limits=limits, software=software)
         self._lock: BinaryIO | None = None
         self._begun: dict[tuple[str, int], Plan] = {}
         self._recorded: dict[tuple[str, int], Recorded] = {}
@@ -71,11 +76,12 @@ class ParquetSink:
                 mend="it ends by itself when its appliance has stopped; otherwise stop it",
             )
         self._begun.clear()
+        self._replays.forget_all()
         self._recorded.clear()
         for path in sorted(self._plans.glob("*.json")):
             if not _is_directory(path):
                 self._take_over(path, progress)
-        needed = {file.staged for plan in self._begun.values() for file in plan.files}
+        needed = {file.staged for plan in self._begun.values() for file in plan.files} | self._replays.staged_names()
         for leftover in sorted(self._tmp.iterdir()):
             if leftover.name not in needed and not _is_directory(leftover):
                 self._storage.remove(leftover)
@@ -84,6 +90,9 @@ class ParquetSink:
         """A plan that an earlier process left: to be carried out, taken back, or done and recorded."""
         text = path.read_bytes()
         plan, known = from_json(text), any_plan(text)
+        if known is not None and known.replays:
+            self._replays.take_over(path, plan, known)
+            return
         recorded = known is not None and known.number < progress.get(known.topic_id, 0)
         if plan is not None and not recorded:
             self._begun[plan.topic_id, plan.number] = plan
@@ -105,10 +114,19 @@ class ParquetSink:
                 files=found.broken[:MAX_NAMED],
                 files_total=len(found.broken),
             )
-            self._take_back(found.broken)
-        for one in found.recorded:
-            self._recorded[info.topic_id, one.window.number] = one
-        windows = [*planned, *(one.window for one in found.recorded)]
+            self._publisher.take_back(found.broken)
+        there = [one.window for one in found.recorded]
+        if there:
+            _log.warning(
+                "exports are not recorded",
+                what="the lake has them, and the log's tables do not tell of them: they are recorded as they stand",
+                topic=info.name,
+                windows=[there[0].first_number, there[-1].number],
+                exports=len(there),
+                recorded_to=next_window,
+            )
+        self._recorded |= {(info.topic_id, one.window.number): one for one in found.recorded}
+        windows = [*planned, *there]
         return sorted(windows, key=lambda window: window.first_number)
 
     def begun(self, topic_id: str, next_window: int) -> int | None:
@@ -128,9 +146,7 @@ class ParquetSink:
         if recorded is not None and recorded.window == window:
             return self._taken_over(recorded, cancel, notes)
         plan = self._resumed(window) or self._new_plan(window, reader, cancel, notes)
-        for file in plan.files:
-            self._publish(file)
-        self._sync_directories(plan)
+        self._publisher.publish(plan)
         return _export(plan)
 
     def _taken_over(self, recorded: Recorded, cancel: CancelFlag, notes: Sequence[str]) -> Export:
@@ -152,6 +168,19 @@ class ParquetSink:
         plan = self._begun.get((window.topic_id, window.number))
         if plan is not None:
             self._forget(plan)
+
+    def replays_begun(self) -> Sequence[str]:
+        """See `Replayer.replays_begun`."""
+        return self._replays.begun
+
+    def replay(self, path: str, progress: Mapping[str, Committed], cancel: CancelFlag) -> Replay:
+        """See `Replayer.replay`, and `sink.replay`."""
+        self._check_there()
+        return self._replays.replay(path, progress, cancel)
+
+    def settle_replay(self, path: str) -> None:
+        """See `Replayer.settle_replay`."""
+        self._replays.settle(path)
 
     def close(self) -> None:
         """Release the lake to other processes."""
@@ -186,7 +215,7 @@ class ParquetSink:
         if not path.exists():
             return None
         plan = from_json(path.read_bytes())
-        if plan is not None and plan.is_for(window) and all(map(self._is_at_hand, plan.files)):
+        if plan is not None and plan.is_for(window) and all(map(self._publisher.is_at_hand, plan.files)):
             return plan
         self._set_aside(path, plan)
         self._begun.pop((window.topic_id, window.number), None)
@@ -199,20 +228,9 @@ class ParquetSink:
             what="it is another release's, or files that it names are neither in .tmp nor published",
             where=str(path),
         )
-        self._take_back([file.path for file in plan.files] if plan is not None else [])
+        self._publisher.take_back([file.path for file in plan.files] if plan is not None else [])
         self._storage.remove(path)
         self._storage.sync_dir(path.parent)
-
-    def _take_back(self, paths: Sequence[str]) -> None:
-        for path in paths:
-            final = self._lake / path
-            if final.exists():
-                self._storage.remove(final)
-                self._storage.sync_dir(final.parent)
-
-    def _is_at_hand(self, file: PlannedFile) -> bool:
-        places = (self._lake / file.path, self._tmp / file.staged)
-        return any(place.is_file() and place.stat().st_size == file.size_bytes for place in places)
 
     def _new_plan(self, window: ExportWindow, reader: LogReader, cancel: CancelFlag, notes: Sequence[str]) -> Plan:
         staging = Staging(
@@ -228,37 +246,12 @@ class ParquetSink:
         path = self._plan_path(window)
         try:
             plan = staging.run(WindowRecords(window, reader, cancel))
-            self._storage.sync_dir(self._tmp)  # what the plan names has to be there when the plan is
-            self._storage.replace_text(path, self._tmp / path.name, to_json(plan))
+            self._publisher.keep(plan, path)
         except Exception:
-            self._clear([*staging.names, path.name])
+            self._publisher.clear([*staging.names, path.name])
             raise
         self._begun[plan.topic_id, plan.number] = plan
         return plan
-
-    def _clear(self, names: Sequence[str]) -> None:
-        """Remove what a failed attempt left in `.tmp`: on a full disk it would be in its own way."""
-        for name in names:
-            self._storage.remove(self._tmp / name)
-
-    def _publish(self, file: PlannedFile) -> None:
-        staged, final = self._tmp / file.staged, self._lake / file.path
-        if not staged.exists():  # it is published: a plan is carried out only when each file is here or there
-            return
-        if final.exists():
-            _log.warning(
-                "a file of the lake is replaced",
-                what="it bears the name of an export that is published only now, so that nothing tells what it is",
-                where=str(final),
-            )
-        self._storage.make_dirs(final.parent)
-        self._storage.rename(staged, final)
-
-    def _sync_directories(self, plan: Plan) -> None:
-        """A file found published may be the work of a process killed before it synced the directory: sync them all."""
-        dates = {(self._lake / file.path).parent for file in plan.files}
-        for directory in sorted(dates | {date.parent for date in dates}):
-            self._storage.sync_dir(directory)
 
 
 def _is_directory(path: Path) -> bool:
@@ -276,17 +269,7 @@ def _is_directory(path: Path) -> bool:
 
 def _export(plan: Plan) -> Export:
     return Export(
-        files=tuple(
-            ExportedFile(
-                path=file.path,
-                kind=file.kind,
-                rows=file.rows,
-                size_bytes=file.size_bytes,
-                crc32c=file.crc32c,
-                date=file.date,
-            )
-            for file in plan.files
-        ),
+        files=exported_files(plan),
         records=plan.records,
         rows=plan.rows,
         quarantined=plan.quarantined,

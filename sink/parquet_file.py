@@ -13,6 +13,7 @@ from sink.base import CancelFlag
 
 ROW_GROUP_ROWS: Final = 131_072  # what one reader thread takes at a time; some MB compressed
 ZSTD_LEVEL: Final = 3  # Parquet readers' usual one; level 1 is little faster here, as encoding takes the time
+_MANY: Final = 16  # rows a text of a dictionary, at least: what is large compared to its rows
 _DELTAS: Final = frozenset({pa.int64(), pa.timestamp("us", tz="UTC")})
 """Whole numbers and times are encoded as differences: sorted by device and time they are small and alike."""
 
@@ -44,7 +45,7 @@ class ParquetFileWriter:
             self._writer = self._open(table)
         for start in range(0, table.num_rows, ROW_GROUP_ROWS):
             self._cancel.check()
-            rows = table.slice(start, ROW_GROUP_ROWS).cast(self._writer.schema)
+            rows = _own_dictionaries(table.slice(start, ROW_GROUP_ROWS)).cast(self._writer.schema)
             self._writer.write_table(rows, row_group_size=ROW_GROUP_ROWS)
 
     def _open(self, first: pa.Table) -> pq.ParquetWriter:
@@ -70,6 +71,16 @@ class ParquetFileWriter:
         )
         writer.add_key_value_metadata(self._notes)
         return writer
+
+
+def _own_dictionaries(rows: pa.Table) -> pa.Table:
+    """A row group is written with its columns' whole dictionaries: large ones are cut down to what these rows need."""
+    for index, field in enumerate(rows.schema):
+        if pa.types.is_dictionary(field.type):
+            column = rows.column(index)
+            if any(len(chunk.dictionary) > rows.num_rows // _MANY for chunk in column.chunks):
+                rows = rows.set_column(index, field, column.cast(pa.string()).dictionary_encode())
+    return rows
 
 
 def _as_written(field: pa.Field, given: pa.Field) -> pa.Field:

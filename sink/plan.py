@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Final, Literal
 
@@ -63,6 +63,10 @@ class Plan:
     missing: tuple[Missing, ...]
     doubles: tuple[str, ...] = ()
     """Fields of the topic that are columns of doubles from now on, whatever a later window has of them."""
+    replays: str = ""
+    """The quarantine file, relative to the lake, that this plan's files replace; empty for the export of a window."""
+    before: Mapping[str, int] = field(default_factory=dict)
+    """That file's rows by reason."""
 
     def is_for(self, window: ExportWindow) -> bool:
         """Whether this plan was made for exactly these offsets."""
@@ -113,6 +117,7 @@ class AnyPlan(msgspec.Struct):
     topic_id: str
     number: int
     files: list[AnyFile]
+    replays: str = ""
 
 
 def any_plan(text: bytes) -> AnyPlan | None:
@@ -130,6 +135,11 @@ def plan_name(topic: str, number: int) -> str:
     return f"{topic}-{number:020}.json"
 
 
+def replay_plan_name(path: str) -> str:
+    """File name of the plan of a quarantine file's replay. No topic's plan is called so: 16 digits stand at its end."""
+    return f"replay-{hashlib.sha256(path.encode()).hexdigest()[:16]}.json"
+
+
 def topic_folder(topic: str) -> str:
     """A topic's folder in the lake: its name; a leading dot or underscore would hide it and becomes `%2E`, `%5F`."""
     if topic[0] in "._":
@@ -137,9 +147,10 @@ def topic_folder(topic: str) -> str:
     return topic
 
 
-def file_path(window: ExportWindow, kind: FileKind, date: str, part: int) -> str:
+def file_path(window: ExportWindow, kind: FileKind, date: str, part: int, replays: str = "") -> str:
     """Where a file is published, relative to the lake."""
-    vector = msgspec.json.encode([window.topic_id, window.number, window.offsets_by_name, kind, date, part])
+    facts = [window.topic_id, window.number, window.offsets_by_name, kind, date, part]
+    vector = msgspec.json.encode([*facts, replays] if replays else facts)
     name = f"{compact_utc(window.start_ms)}-{hashlib.sha256(vector).hexdigest()[:16]}.parquet"
     root = PurePosixPath("_quarantine") if kind == "quarantine" else PurePosixPath()
     return str(root / topic_folder(window.topic) / f"date={date}" / name)

@@ -7,15 +7,16 @@ newest `EXPORTS_KEPT` windows of a topic are kept. Both change in one commit, th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from commitlog.base import TableChange
 from commitlog.committed import Committed, committed_row, committed_table
 from commitlog.ledger import Ledger, LedgerEntry, LedgerState
-from sink.base import Export, ExportWindow, Missing
+from sink.base import Export, ExportedFile, ExportWindow, Missing
 
 EXPORTS_TABLE: Final = "exports"
+_STATES: Final[tuple[LedgerState, ...]] = ("lost", "left_out")
 EXPORTS_KEPT: Final = 1_000  # per topic: six weeks of hourly windows, some MB in memory
 
 
@@ -45,17 +46,7 @@ def export_row(window: ExportWindow, export: Export, exported_at_ms: int) -> dic
         "number": window.number,
         "start_ms": window.start_ms,
         "end_ms": window.end_ms,
-        "files": [
-            {
-                "path": file.path,
-                "kind": file.kind,
-                "rows": file.rows,
-                "bytes": file.size_bytes,
-                "crc32c": file.crc32c,
-                "date": file.date,
-            }
-            for file in export.files
-        ],
+        "files": [file_row(file) for file in export.files],
         "records": export.records,
         "rows": export.rows,
         "quarantined": sum(export.quarantined.values()),
@@ -64,6 +55,18 @@ def export_row(window: ExportWindow, export: Export, exported_at_ms: int) -> dic
         "left_out": [_range(each) for each in export.left_out],
         "clashes": dict(export.clashes),
         "exported_at_ms": exported_at_ms,
+    }
+
+
+def file_row(file: ExportedFile) -> dict[str, Any]:
+    """A file as it stands in a row of `exports`."""
+    return {
+        "path": file.path,
+        "kind": file.kind,
+        "rows": file.rows,
+        "bytes": file.size_bytes,
+        "crc32c": file.crc32c,
+        "date": file.date,
     }
 
 
@@ -93,6 +96,27 @@ def _entered(
         change = ledger.enter(ledger_entry(window, state, each, now_ms))
         if change is not None:
             yield change
+
+
+def restored(exports: Mapping[str, Any], ledger: Ledger) -> Iterator[TableChange]:
+    """What rows of `exports` list as lost or left out, and the ledger does not have: it is lost, or of an older day."""
+    for key in sorted(exports):
+        row = exports[key]
+        for state in _STATES:
+            for partition, first, following, reason in row[state]:
+                entry = LedgerEntry(
+                    topic=row["topic"],
+                    topic_id=key.partition("/")[0],
+                    partition=partition,
+                    first=first,
+                    next=following,
+                    state=state,
+                    reason=reason,
+                    at_ms=row["exported_at_ms"],
+                )
+                change = ledger.enter(entry)
+                if change is not None:
+                    yield change
 
 
 def ledger_entry(window: ExportWindow, state: LedgerState, missing: Missing, now_ms: int) -> LedgerEntry:

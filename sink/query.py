@@ -158,8 +158,11 @@ class _Preparation:
         look = look_at_lake(self._lake)
         ids = {info.topic_id: name for name, info in topics.items()}
         found: dict[str, list[LakeFile]] = {}
+        standing = {file.path for file in look.files}
         unknown = 0
         for file in look.files:
+            if file.replays in standing:
+                continue  # a replay that is not settled: the file that it replaces has all its rows
             if file.topic_id not in ids and file.topic_id not in committed:
                 unknown += 1
             elif file.window < committed.get(file.topic_id, Committed()).next_window:

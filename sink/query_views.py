@@ -32,6 +32,8 @@ _FIRST: Final[Mapping[FileKind, Mapping[str, str]]] = {
         "device": "VARCHAR",
         "received_at": "TIMESTAMPTZ",
         "payload": "BLOB",
+        "payload_is": "VARCHAR",
+        "field": "VARCHAR",
         "reason": "VARCHAR",
         "detail": "VARCHAR",
     },

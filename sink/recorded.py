@@ -84,7 +84,8 @@ class LakeRecord:
             if _is_whole(unit):
                 continue
             if self._log_has(unit) or any(_within(unit, one.window) for one in recorded):
-                broken.update(unit.named, (file.path for file in unit.files))
+                again = [unit, *_of_same(unit, replays)]  # what a replay made of its records comes back with it
+                broken.update(*(one.named for one in again), *([file.path for file in one.files] for one in again))
             elif not any(_overlap(unit, one.window) for one in recorded):
                 recorded.append(self._recorded(unit, replays))
         recorded.sort(key=lambda one: one.window.first_number)
@@ -119,8 +120,7 @@ class LakeRecord:
 
     def _recorded(self, unit: Unit, replays: Sequence[Unit]) -> Recorded:
         """A unit with the files that are visible: its own, and those of replays that took the place of some."""
-        same = [other for other in replays if (other.first_window, other.window) == (unit.first_window, unit.window)]
-        files = [file for one in (unit, *same) for file in one.files if file.path in self._visible]
+        files = [file for one in (unit, *_of_same(unit, replays)) for file in one.files if file.path in self._visible]
         closing = next((file for file in unit.files if file.files), None)
         missing = () if closing is None else closing.missing
         one = unit.files[0]
@@ -237,6 +237,10 @@ def _clashes(lake: Path, file: LakeFile) -> Mapping[str, int]:
             if column is not None and chunk.statistics is not None:
                 found[column] += chunk.num_values - chunk.statistics.null_count
     return found
+
+
+def _of_same(unit: Unit, replays: Iterable[Unit]) -> list[Unit]:
+    return [one for one in replays if (one.first_window, one.window) == (unit.first_window, unit.window)]
 
 
 def _is_whole(unit: Unit) -> bool:

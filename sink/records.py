@@ -12,7 +12,7 @@ Cursor = tuple[int, int]
 """A place in a window: (partition, offset). Tuples compare in reading order."""
 
 READ_BYTES: Final = 1 << 20  # per read: long enough to be cheap, short enough to notice a stop
-MAX_MISSING_RANGES: Final = 100_000  # a few MB in the export row, well under a frame of the local channel
+MAX_MISSING_RANGES: Final = 20_000  # a few MB in the export row and the ledger: one commit of the log holds both
 
 
 class WindowRecords:

@@ -18,12 +18,12 @@ class SinkSettings(Section):
 
     enabled: bool = Field(True, description="Export closed windows to Parquet.")
     memory_bytes: SizeBytes = quantity(
-        "256MB",
+        "128MB",
         alias="memory",
         ge=16 << 20,
         le=64 << 30,
         description="Rows that are held in memory while a window is read. A date with more of them becomes several "
-        "files; the process needs about twice as much, and 150 MB.",
+        "files; the process needs about three times as much, and 100 MB.",
     )
     target_file_bytes: SizeBytes = quantity(
         "128MB",

@@ -11,7 +11,7 @@ Nothing here is visible or durable as an export: that begins with the plan (`sin
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sink.base import CancelFlag, ExportWindow
+from sink.base import CancelFlag, ExportWindow, Missing
 from sink.batches import RowBatch
 from sink.checksum import checksum, checksum_text, combined
 from sink.chunks import Chunk, Gatherer
@@ -32,6 +32,7 @@ from sink.decode import RawDecoder
 from sink.decoding import Decoding, RefusedRow
 from sink.parquet_file import ParquetFileWriter
 from sink.plan import FileKind, Plan, PlannedFile, file_path
+from sink.quarantined import KeptChunk, KeptRecord, QuarantineDecoding, chunked
 from sink.reading import Reading
 from sink.recolumn import recolumned
 from sink.records import WindowRecords
@@ -41,7 +42,9 @@ from sink.tables import quarantine_schema, quarantine_table, rows_schema, rows_t
 from sink.times import US_PER_DAY, day_name
 
 _REFUSED_BYTES: Final = 400  # what a refused row takes in memory beside its payload
-MAX_DOUBLES: Final = 2_000  # fields remembered of a topic, some 60 KB; twice as many as a window may have
+MAX_DOUBLES: Final = 2_000  # fields remembered of a topic, mostly some 60 KB; twice as many as a window may have
+MAX_TABLE_BYTES: Final = 256 << 20
+"""Of rows that become one file: an Arrow column of texts ends at 2 GB, and JSON text may take six times a value."""
 _COMPRESSED: Final = 0.3  # file bytes a byte in memory, until a file has shown it
 
 
@@ -49,7 +52,7 @@ _COMPRESSED: Final = 0.3  # file bytes a byte in memory, until a file has shown 
 class Limits:
     """What the sink may hold in memory, and when a file is large enough."""
 
-    memory_bytes: int = 256 << 20
+    memory_bytes: int = 128 << 20
     file_bytes: int = 128 << 20
     dates: int = MAX_DATES
 
@@ -77,8 +80,11 @@ class Staging:
         storage: Storage,
         cancel: CancelFlag,
         doubles: Sequence[str] = (),
+        replays: str = "",
     ) -> None:
-        """`doubles` are the fields that earlier windows had numbers with fractions of."""
+        """`doubles` are the fields that earlier windows had numbers with fractions of. `replays`: the quarantine file
+        whose records are staged, instead of the window's.
+        """
         self._window = window
         self._reading = reading
         self._tmp = tmp
@@ -88,7 +94,10 @@ class Staging:
         self._cancel = cancel
         self._doubles = frozenset(doubles)
         self._gatherer = Gatherer()
-        self._decoding = Decoding(reading)
+        self._replays = replays
+        self._decoding: Decoding | QuarantineDecoding = (
+            QuarantineDecoding(reading, self._gatherer) if replays else Decoding(reading)
+        )
         self._store = RowStore(limits.dates)
         self._refused: list[RefusedRow] = []
         self._refused_bytes = 0
@@ -107,16 +116,32 @@ class Staging:
     def run(self, records: WindowRecords) -> Plan:
         """Read the window, write its files, and say what they are."""
         self._take(self._gatherer.chunks(records))
-        closing = {"missing": [[each.partition, each.first, each.next, each.reason] for each in records.missing]}
+        return self._finish(records.missing)
+
+    def run_replay(self, records: Iterable[KeptRecord]) -> Plan:
+        """Decode the records of the quarantine file anew, write their files, and say what they are."""
+        before: Counter[str] = Counter()
+
+        def counted() -> Iterator[KeptRecord]:
+            for record in records:
+                self._cancel.check()
+                before.update(row.reason for row in record.rows)
+                yield record
+
+        self._take(chunked(counted()))
+        return replace(self._finish(()), replays=self._replays, before=dict(sorted(before.items())))
+
+    def _finish(self, missing: Sequence[Missing]) -> Plan:
+        closing = {"missing": [[each.partition, each.first, each.next, each.reason] for each in missing]}
         self._stage_rest(closing)
-        return self._plan(records)
+        return self._plan(missing)
 
     # -- rows
 
-    def _take(self, chunks: Iterable[Chunk]) -> None:
+    def _take(self, chunks: Iterable[Chunk] | Iterable[KeptChunk]) -> None:
         for chunk in chunks:
             self._records += len(chunk)
-            for batch in self._decoding.rows(chunk):
+            for batch in self._decoding.rows(chunk):  # type: ignore[arg-type]  # each kind of chunk has its decoding
                 self._take_refused()
                 self._make_room()
                 if len(batch):
@@ -138,7 +163,8 @@ class Staging:
         """Write out what has grown large enough for a file, and, when memory is full, what there is most of."""
         store = self._store
         for day in store.days:
-            if store.size_of(day) * self._compressed >= self._limits.file_bytes:
+            size_bytes = store.size_of(day)
+            if size_bytes * self._compressed >= self._limits.file_bytes or size_bytes >= MAX_TABLE_BYTES:
                 self._stage_rows(day)
         while store.size_bytes + self._refused_bytes > self._limits.memory_bytes:
             largest = max(store.days, key=store.size_of, default=None)
@@ -170,7 +196,9 @@ class Staging:
         columns, overflowed = self._columns(), self._decoding.counts.overflowed
         for index, staged in enumerate(self._staged):
             notes = closing if index == len(self._staged) - 1 else None
-            same = staged.planned.kind == "quarantine" or (staged.columns, staged.overflowed) == (columns, overflowed)
+            same = staged.planned.kind == "quarantine" or (
+                staged.overflowed == overflowed and _laid_out(staged.columns) == _laid_out(columns)
+            )
             if notes is not None or not same:
                 self._staged[index] = self._rewritten(staged, columns, overflowed, notes)
 
@@ -238,7 +266,7 @@ class Staging:
         part = self._parts[kind, day]
         self._parts[kind, day] += 1
         date = day_name(day)
-        path = file_path(self._window, kind, date, part)
+        path = file_path(self._window, kind, date, part, self._replays)
         return PlannedFile(path=path, staged=Path(path).name, kind=kind, date=date, part=part)
 
     def _write(
@@ -288,13 +316,15 @@ class Staging:
             "columns": {column.name: _column_note(column) for column in columns},
             "software": self._software,
         }
+        if self._replays:
+            notes["replays"] = self._replays
         if closing is not None:
             others = [staged.planned.path for staged in self._staged if staged.planned.path != file.path]
             paths = [*others, file.path]
             notes |= {**closing, "files": paths, "parts": len(paths)}
         return {f"headrace.{name}": _text(value) for name, value in notes.items()}
 
-    def _plan(self, records: WindowRecords) -> Plan:
+    def _plan(self, missing: Sequence[Missing]) -> Plan:
         columns = self._columns()
         window = self._window
         files = tuple(staged.planned for staged in self._staged)
@@ -314,7 +344,7 @@ class Staging:
             rows=sum(file.rows for file in files if file.kind == "rows"),
             quarantined=dict(sorted(self._quarantined.items())),
             clashes={column.name: column.clashes for column in columns if column.clashes},
-            missing=tuple(records.missing),
+            missing=tuple(missing),
             doubles=self._doubles_now(columns),
         )
 
@@ -328,6 +358,11 @@ def doubles_so_far(found: Collection[str], earlier: Collection[str]) -> tuple[st
     together for many readers.
     """
     return tuple(sorted({*found, *sorted(earlier)[: MAX_DOUBLES - len(found)]}))
+
+
+def _laid_out(columns: Sequence[Column]) -> list[tuple[str, str, str, str | None]]:
+    """What of columns decides a file's contents: not how many values clash."""
+    return [(column.field, column.name, column.kind, column.other) for column in columns]
 
 
 def file_crc32c(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -19,12 +20,42 @@ clock cannot make more files than that."""
 
 @dataclass(slots=True)
 class _Held:
-    """A batch, its rows' days, and the one day that all of them have, or None."""
+    """A batch with its rows in the order of their days, and where each day's begin and end there."""
 
     batch: RowBatch
-    days: Int32s
-    only: int | None
-    size_bytes: int
+    days: dict[int, tuple[int, int]]
+    row_bytes: float
+
+    @classmethod
+    def of(cls, batch: RowBatch, days: Int32s) -> _Held:
+        """Sort a batch by its rows' days: a day is then taken out of it at no cost, of however many it is."""
+        row_bytes = batch.size_bytes / len(batch)
+        if (days == days[0]).all():
+            return cls(batch, {int(days[0]): (0, len(batch))}, row_bytes)
+        order = np.argsort(days, kind="stable")  # rows of one record stay together
+        found, starts = np.unique(days[order], return_index=True)
+        bounds = pairwise([*starts.tolist(), len(batch)])
+        return cls(batch.ordered(order), dict(zip(found.tolist(), bounds, strict=True)), row_bytes)
+
+    def size_of(self, day: int) -> int:
+        """About how many bytes a day's rows take."""
+        start, end = self.days[day]
+        return int((end - start) * self.row_bytes)
+
+    def take(self, day: int) -> RowBatch:
+        """The rows of a day, which is gone then; what is left is copied now and then, so that memory becomes free."""
+        start, end = self.days.pop(day)
+        taken = self.batch.part(start, end)
+        left = sum(end - start for start, end in self.days.values())
+        if 2 * left < len(self.batch):
+            self._keep_what_is_left()
+        return taken
+
+    def _keep_what_is_left(self) -> None:
+        places = np.concatenate([np.arange(0), *(np.arange(start, end) for start, end in self.days.values())])
+        self.batch = self.batch.ordered(places)
+        ends = np.cumsum([end - start for start, end in self.days.values()]).tolist()
+        self.days = dict(zip(self.days, pairwise([0, *ends]), strict=True))
 
 
 class RowStore:
@@ -38,7 +69,7 @@ class RowStore:
         self._sizes: Counter[int] = Counter()
 
     def __len__(self) -> int:
-        return sum(len(held.batch) for held in self._held)
+        return sum(end - start for held in self._held for start, end in held.days.values())
 
     @property
     def days(self) -> list[int]:
@@ -57,8 +88,10 @@ class RowStore:
         if beyond:
             received = (batch.received_us // US_PER_DAY).astype(np.int32)
             days = np.where(np.isin(days, beyond), received, days)
-            found = np.unique(days)
-        self._hold(batch, days, int(found[0]) if len(found) == 1 else None)
+        held = _Held.of(batch, days)
+        self._held.append(held)
+        for day in held.days:
+            self._grow(day, held.size_of(day))
 
     def _may_have_files(self, day: int) -> bool:
         """Whether rows are filed under this day, and not under the one they were received."""
@@ -68,45 +101,13 @@ class RowStore:
             self._dates.add(day)
         return True
 
-    def _hold(self, batch: RowBatch, days: Int32s, only: int | None) -> None:
-        held = _Held(batch, days, only, batch.size_bytes)
-        self._held.append(held)
-        self.size_bytes += held.size_bytes
-        for day, size in _shares(held):
-            self._sizes[day] += size
+    def _grow(self, day: int, size_bytes: int) -> None:
+        self._sizes[day] += size_bytes
+        self.size_bytes += size_bytes
 
     def take(self, day: int) -> list[RowBatch]:
         """Remove the rows of a day and return them."""
-        taken: list[_Held] = []
-        kept: list[_Held] = []
-        for held in self._held:
-            if held.only is not None:
-                (taken if held.only == day else kept).append(held)
-                continue
-            mask = held.days == day
-            if not mask.any():
-                kept.append(held)
-                continue
-            taken.append(_Held(held.batch.picked(mask), held.days[mask], day, 0))
-            rest = held.days[~mask]
-            kept.append(_rest(held.batch.picked(~mask), rest))
-        self._held = []
-        self.size_bytes = 0
-        self._sizes.clear()
-        for held in kept:
-            self._hold(held.batch, held.days, held.only)
-        return [held.batch for held in taken]
-
-
-def _rest(batch: RowBatch, days: Int32s) -> _Held:
-    """What is left of a batch of several days."""
-    found = np.unique(days)
-    return _Held(batch, days, int(found[0]) if len(found) == 1 else None, 0)
-
-
-def _shares(held: _Held) -> list[tuple[int, int]]:
-    """(day, bytes) of a batch's days."""
-    if held.only is not None:
-        return [(held.only, held.size_bytes)]
-    days, counts = np.unique(held.days, return_counts=True)
-    return [(int(day), held.size_bytes * int(count) // len(held.days)) for day, count in zip(days, counts, strict=True)]
+        taken = [held.take(day) for held in self._held if day in held.days]
+        self._held = [held for held in self._held if held.days]
+        self.size_bytes -= self._sizes.pop(day, 0)
+        return taken

@@ -43,6 +43,8 @@ def quarantine_schema() -> pa.Schema:
             pa.field("device", pa.string()),
             pa.field("received_at", UTC_US, nullable=False),
             pa.field("payload", pa.binary()),
+            pa.field("payload_is", pa.string(), nullable=False),
+            pa.field("field", pa.string()),
             pa.field("reason", pa.string(), nullable=False),
             pa.field("detail", pa.string()),
             *_place_fields(),
@@ -88,15 +90,17 @@ def rows_table(
     lengths = [len(batch) for batch in batches]
     partitions = np.repeat(np.array([batch.partition for batch in batches], np.int32), lengths)
     offsets, rows = _drained(batches, "offsets"), _drained(batches, "rows")
-    device_numbers, ts = _drained(batches, "devices"), _drained(batches, "ts_us")
-    order = _order(_ranks(devices)[device_numbers], ts, partitions, offsets, rows)
+    ts = _drained(batches, "ts_us")
+    places, device_names = _ranked(_drained(batches, "devices"), devices)
+    topic_places, topic_names = _ranked(_drained(batches, "topics"), topics)
+    order = _order(places, ts, partitions, offsets, rows)
     taken = pa.array(order)
     arrays: dict[str, pa.Array] = {
-        "device": _named(device_numbers[order], devices),
+        "device": _named(places[order], device_names),
         "ts": pa.array(ts[order]).cast(UTC_US),
         "received_at": pa.array(_drained(batches, "received_us")[order]).cast(UTC_US),
     }
-    del device_numbers, ts
+    del places, ts
     more = _more(batches, lengths, columns).take(taken) if overflowed else None
     for column in columns:
         stored = [batch.fields.pop(column.field, None) for batch in batches]
@@ -108,7 +112,7 @@ def rows_table(
     if more is not None:
         arrays[MORE] = more
     arrays |= {
-        "_topic": _named(_drained(batches, "topics")[order], topics),
+        "_topic": _named(topic_places[order], topic_names),
         "_partition": pa.array(partitions[order]),
         "_offset": pa.array(offsets[order]),
         "_row": pa.array(rows[order]),
@@ -126,21 +130,24 @@ def _drained(batches: Sequence[RowBatch], name: str) -> npt.NDArray[Any]:
 
 def quarantine_table(refused: Sequence[RefusedRow], devices: Texts, topics: Texts) -> pa.Table:
     """The sorted table of a quarantine file."""
-    device_numbers = np.array([row.device for row in refused], np.int32)
+    places, device_names = _ranked(np.array([row.device for row in refused], np.int32), devices)
+    topic_places, topic_names = _ranked(np.array([row.topic for row in refused], np.int32), topics)
     received = np.array([row.received_us for row in refused], np.int64)
     partitions = np.array([row.partition for row in refused], np.int32)
     offsets = np.array([row.offset for row in refused], np.int64)
     rows = np.array([row.row for row in refused], np.int32)
-    order = _order(_ranks(devices)[device_numbers], received, partitions, offsets, rows)
+    order = _order(places, received, partitions, offsets, rows)
     sorted_rows = [refused[index] for index in order.tolist()]
     return pa.table(
         {
-            "device": _named(device_numbers[order], devices),
+            "device": _named(places[order], device_names),
             "received_at": pa.array(received[order]).cast(UTC_US),
             "payload": pa.array([row.payload for row in sorted_rows], pa.binary()),
+            "payload_is": pa.array([row.payload_is for row in sorted_rows], pa.string()),
+            "field": pa.array([row.field for row in sorted_rows], pa.string()),
             "reason": pa.array([row.reason for row in sorted_rows], pa.string()),
             "detail": pa.array([row.detail or None for row in sorted_rows], pa.string()),
-            "_topic": _named(np.array([row.topic for row in sorted_rows], np.int32), topics),
+            "_topic": _named(topic_places[order], topic_names),
             "_partition": pa.array(partitions[order]),
             "_offset": pa.array(offsets[order]),
             "_row": pa.array(rows[order]),
@@ -148,13 +155,14 @@ def quarantine_table(refused: Sequence[RefusedRow], devices: Texts, topics: Text
     )
 
 
-def _ranks(texts: Texts) -> Int32s:
-    """The place of each number's text in order; no text comes last, at index NO_TEXT, which is -1."""
-    names = texts.names
-    ranks = np.empty(len(names) + 1, np.int32)
-    ranks[sorted(range(len(names)), key=names.__getitem__)] = np.arange(len(names), dtype=np.int32)
-    ranks[NO_TEXT] = len(names)
-    return ranks
+def _ranked(numbers: Int32s, texts: Texts) -> tuple[Int32s, pa.Array]:
+    """Each text's place among those that are there, in order, and these texts; the place behind them is no text's."""
+    there = np.zeros(len(texts.names) + 1, np.bool_)  # NO_TEXT is -1: the last one
+    there[numbers] = True
+    in_order = sorted(np.flatnonzero(there[:NO_TEXT]).tolist(), key=texts.names.__getitem__)
+    places = np.full(len(there), len(in_order), np.int32)
+    places[in_order] = np.arange(len(in_order), dtype=np.int32)
+    return places[numbers], pa.array([texts.names[number] for number in in_order], pa.string())
 
 
 def _order(*keys: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -166,10 +174,9 @@ def _order(*keys: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return order
 
 
-def _named(numbers: Int32s, texts: Texts) -> pa.DictionaryArray:
-    """Numbers of texts as Arrow has them, none as null."""
-    indices = pa.array(numbers, mask=numbers == NO_TEXT)
-    return pa.DictionaryArray.from_arrays(indices, pa.array(texts.names, pa.string()))
+def _named(places: Int32s, names: pa.Array) -> pa.DictionaryArray:
+    """Texts as Arrow has them, none as null. A file has the whole dictionary, so it has no name that no row needs."""
+    return pa.DictionaryArray.from_arrays(pa.array(places, mask=places == len(names)), names)
 
 
 # -- payload columns
@@ -190,6 +197,8 @@ def final_arrays(stored: Stored | None, column: Column, count: int) -> tuple[pa.
         return pa.nulls(count, TYPES[kind]), empty
     if len(stored) == 1 and kind in stored:
         return stored[kind], empty
+    if kind == "json" and column.other is None and set(stored) == {"text"}:
+        return stored["text"], empty
     if kind == "timestamp" and set(stored) == {"int64"}:
         return stored["int64"].cast(TYPES[kind]), empty
     if kind == "double" and set(stored) <= {"int64", "double"} and not _any_wide(stored["int64"]):
@@ -223,7 +232,8 @@ def from_text(text: str) -> Any:
 
 def _one_by_one(values: Sequence[Any], column: Column) -> tuple[pa.Array, pa.Array | None]:
     """For what is mixed: every value is looked at."""
-    held = [value if value is not None and fits(value, column.kind) else None for value in values]
+    pinned = column.declared and column.kind == "json"  # a declared column of JSON takes anything
+    held = [value if value is not None and (pinned or fits(value, column.kind)) else None for value in values]
     typed = [None if value is None else json_text(value) for value in held] if column.kind == "json" else held
     array = pa.array(typed, TYPES[column.kind])
     if column.other is None:

@@ -20,8 +20,10 @@ import pyarrow.parquet as pq
 from commitlog.base import LogReader, Record
 from commitlog.gaps import LEFT_OUT
 from sink.canonical import Expected, value_of_text
-from sink.decode import Decoder, Facts
-from sink.lake import MORE, FileKind, LakeFile
+from sink.decode import Decoder, Facts, Refused, with_envelope
+from sink.decoding import named_field
+from sink.kinds import Json
+from sink.lake import MORE, OWN_TEXTS, FileKind, LakeFile
 from sink.ranges import Range, common
 from sink.times import received_us
 from sink.verify_buckets import Buckets
@@ -156,17 +158,22 @@ class ContentCheck:
         device, topic, named = self._facts.of(record)
         received = received_us(record.timestamp)
         own = {"device": device, "_topic": topic}
+        refused: list[Refused] = []
         for rule in self._rules:
             decoded = rule.decoder.decode(record.value, named, received)
             for row in decoded.rows:
                 place = (partition, record.offset, row.row)
                 if rule.applies is None or rule.applies(place):
-                    yield ExpectedRow("rows", place, (row.ts_us, received), own, row.fields)
-            for refused in decoded.refused:
-                place = (partition, record.offset, refused.row)
-                if rule.applies is None or rule.applies(place):
-                    why = {"reason": refused.reason, "detail": refused.detail or None, "payload": refused.payload}
-                    yield ExpectedRow("quarantine", place, (received,), own | why, {})
+                    yield ExpectedRow("rows", place, (row.ts_us, received), own, _meant(row.fields))
+            refused += [
+                one
+                for one in decoded.refused
+                if rule.applies is None or rule.applies((partition, record.offset, one.row))
+            ]
+        for one in _kept(refused, record):
+            why = {name: getattr(one, name) for name in ("reason", "payload", "payload_is")}
+            why |= {"detail": one.detail or None, "field": named_field(named)}
+            yield ExpectedRow("quarantine", (partition, record.offset, one.row), (received,), own | why, {})
 
     # -- rows beside each other
 
@@ -194,6 +201,20 @@ class ContentCheck:
         return sorted(differences, key=lambda one: one.place)
 
 
+def _meant(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Fields with what JSON text stands for: a declared column of JSON may hold what is plain, too."""
+    if not any(type(value) is Json for value in fields.values()):
+        return fields
+    return {path: value_of_text(str(value)) if type(value) is Json else value for path, value in fields.items()}
+
+
+def _kept(refused: Sequence[Refused], record: Record) -> Sequence[Refused]:
+    """What is refused of one record as quarantine has it: which row has an envelope's record depends on all of them."""
+    if any(one.payload_is == "elsewhere" for one in refused):
+        return with_envelope(sorted(refused, key=lambda one: one.row), record.value)
+    return refused
+
+
 def _rows_in(lake: Path, file: LakeFile, bucket: Mapping[int, Sequence[Range]]) -> Iterator[tuple[Place, ExpectedRow]]:
     """The rows of a file whose offsets are in a bucket."""
     with pq.ParquetFile(lake / file.path) as stored:
@@ -213,7 +234,7 @@ def _rows_in(lake: Path, file: LakeFile, bucket: Mapping[int, Sequence[Range]]) 
 def _stored_rows(table: pa.Table, file: LakeFile) -> Iterator[ExpectedRow]:
     """Rows as a file has them, in the decoder's terms."""
     times = ("ts", "received_at") if file.kind == "rows" else ("received_at",)
-    own = ("device", "_topic") if file.kind == "rows" else ("device", "_topic", "reason", "detail", "payload")
+    own = OWN_TEXTS[file.kind]
     notes = file.columns if file.kind == "rows" else {}
     for index, (name, column) in enumerate(zip(table.column_names, table.columns, strict=True)):
         if pa.types.is_timestamp(column.type):

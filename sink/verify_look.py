@@ -39,7 +39,8 @@ class TopicLook:
     """What there is of one topic id. Two looks that are equal mean that nothing has changed in between.
 
     `committed` is None where the sink has no row. `later` is the first window that was not exported at the end of the
-    look. `plans` are the last windows of exports under way.
+    look. `plans` are the last windows of exports under way, `replaying` the quarantine files that are being replaced.
+    `replaced` are files that were.
     """
 
     topic: str
@@ -49,8 +50,10 @@ class TopicLook:
     ledger: Ledgered
     exports: Mapping[int, Mapping[str, Any]]
     plans: frozenset[int]
+    replaying: frozenset[str]
     files: tuple[LakeFile, ...]
     superseded: frozenset[str]
+    replaced: tuple[LakeFile, ...]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -96,9 +99,11 @@ def look(data_dir: Path, topic: str | None, log_topics: Mapping[str, str]) -> Lo
             later=(_committed(after, topic_id) or Committed()).next_window,
             ledger=ledger.get(topic_id, {}),
             exports=exports.get(topic_id, {}),
-            plans=plans.get(topic_id, frozenset()),
+            plans=frozenset(number for of, number, replays in plans if of == topic_id and not replays),
+            replaying=frozenset(replays for of, _, replays in plans if of == topic_id and replays),
             files=tuple(files.get(topic_id, ())),
             superseded=frozenset(path for path in superseded if f"/{topic_folder(name)}/" in f"/{path}"),
+            replaced=tuple(file for file in lake.replaced if file.topic_id == topic_id),
         )
     return found
 
@@ -131,13 +136,13 @@ def _exports(tables: TableRows) -> Mapping[str, Mapping[int, Mapping[str, Any]]]
     return found
 
 
-def _plans(folder: Path) -> dict[str, frozenset[int]]:
-    """The last windows of exports that are planned, by topic id. Whatever a plan of another release says besides."""
-    found: dict[str, set[int]] = {}
+def _plans(folder: Path) -> set[tuple[str, int, str]]:
+    """(topic id, last window, quarantine file that is replaced or nothing) of plans, whatever else is in them."""
+    found: set[tuple[str, int, str]] = set()
     for path in sorted(folder.glob("*.json")):
         try:
             plan = msgspec.json.decode(path.read_bytes())
-            found.setdefault(plan["topic_id"], set()).add(plan["number"])
-        except (FileNotFoundError, msgspec.DecodeError, KeyError, TypeError):
+            found.add((plan["topic_id"], plan["number"], plan.get("replays", "")))
+        except (FileNotFoundError, msgspec.DecodeError, KeyError, TypeError, AttributeError):
             continue  # gone meanwhile, or no plan: then it explains nothing
-    return {topic_id: frozenset(numbers) for topic_id, numbers in found.items()}
+    return found

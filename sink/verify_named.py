@@ -39,8 +39,12 @@ class NamedFiles:
         for number, row in look.exports.items():
             if number < self._next_window:
                 self.named |= {file["path"]: (row.get("first_number", number), number) for file in row["files"]}
+        closing = {file.unit: file.files for file in look.replaced if file.files}
+        self._closed = frozenset(closing)
         for unit in units:
             self.named |= dict.fromkeys(unit.named, (unit.first_window, unit.window))
+        for (_, first, last, _), paths in closing.items():
+            self.named |= dict.fromkeys(paths, (first, last))
 
     def missing(self) -> dict[str, Trouble]:
         """What should be there and is not, by path; retention and replays take files away in their own ways."""
@@ -52,7 +56,8 @@ class NamedFiles:
         }
         for unit in self._units:
             windows = (unit.first_window, unit.window)
-            if not unit.named and unit.window not in self._look.exports and not self._is_dropped(windows):
+            known = unit.named or unit.window in self._look.exports or unit.files[0].unit in self._closed
+            if not known and not self._is_dropped(windows):
                 what = f"the last file of window {unit.window}, which names its others, is not there"
                 path = f"{topic_folder(unit.topic)}/window-{unit.window}"
                 self.named[path] = windows

@@ -23,6 +23,7 @@ from retention.settings import RetentionSettings
 from retention.usage import Usage
 from sink.base import Export, Missing
 from sink.metrics import SinkMetrics
+from sink.standing import Standing, TopicStanding, Waiting
 from tests.api.api_box import ApiBox
 from tests.ingest.edge_box import edge_box
 from wire.mqtt.reasons import PacketType
@@ -59,7 +60,12 @@ def sink_text() -> str:
     metrics = SinkMetrics()
     lost = (Missing(partition=0, first=1, next=2, reason="r"),)
     metrics.exported("t", Export(quarantined={"not-json": 1}, lost=lost, clashes={"a": 1}), 1000)
+    metrics.exported("t", Export(taken_over=True), 1000)
     metrics.failed("unavailable")
+    waiting = Waiting(windows=1, held=0, oldest_end_ms=1, counted_at_ms=1)
+    topics = [TopicStanding(topic="t", topic_id="1", waiting=waiting)]
+    metrics.show(lambda: Standing(at_ms=1, state="idle", topics=topics))
+    metrics.replayed("file", "t", "done", 1)
     return metrics.text()
 
 

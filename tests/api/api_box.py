@@ -17,6 +17,8 @@ from core.errors import UnavailableError
 from devices.status import StatusView
 from devices.status_keeper import StatusKeeper
 from devices.tail import StatusTail
+from sink.attempts import Trouble
+from sink.standing import STANDING_FILE, Standing, TopicStanding, Waiting, write_standing
 from tests.log_fakes import FakeClock, FakeLog
 
 
@@ -68,6 +70,25 @@ class ApiBox:
         path.write_text(text)
         at_ns = (self.clock.time_ms() - age_ms) * 1_000_000
         os.utime(path, ns=(at_ns, at_ns))
+
+    def sink_stands(self, *topics: TopicStanding, age_ms: int = 0, **facts: Any) -> None:
+        """The sink's other file, with how it stands."""
+        facts = {"at_ms": self.clock.time_ms() - age_ms, "state": "idle", "topics": topics, **facts}
+        write_standing(Standing(**facts), self.run_dir / STANDING_FILE)
+
+    def failing(self, topic: str, what: str, *, for_ms: int, failures: int = 3) -> TopicStanding:
+        """A topic whose exports have failed for a while, with three windows that wait and one of them held back."""
+        now_ms = self.clock.time_ms()
+        trouble = Trouble(event="export failed", code="storage", what=what, where="lake", mend="mend it", at_ms=now_ms)
+        return TopicStanding(
+            topic=topic,
+            topic_id="0" * 32,
+            waiting=Waiting(windows=3, held=1, oldest_end_ms=now_ms - for_ms, counted_at_ms=now_ms - 7),
+            failures=failures,
+            failing_since_ms=now_ms - for_ms,
+            last_error=trouble,
+            next_attempt_ms=now_ms + 30_000,
+        )
 
     def get(self, path: str, status: int = 200, **options: Any) -> Any:
         response = self.client.get(path, **options)

@@ -124,6 +124,7 @@ def test_without_scripts_everything_is_there(browser: Browser, filled: ApiBox) -
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_is_wider_than_a_phone(browser: Browser, filled: ApiBox, scheme: str) -> None:
     filled.log.reading("d" * 256, b"x" * 900)
+    filled.sink_stands(filled.failing("t" * 249, "/lake/" + "x" * 490, for_ms=60_000))
     filled.step()
     with serving(filled.app) as url:
         context = browser.new_context(

@@ -11,8 +11,9 @@ import schemathesis
 from hypothesis import HealthCheck, given, seed, settings
 from schemathesis import GenerationMode
 
-from api import models
+from api import models, models_exports, models_storage
 from api.examples import STORAGE
+from sink.standing import Work
 from tests.api.api_box import ApiBox
 
 LOCAL = {"Host": "localhost"}
@@ -26,6 +27,8 @@ def _filled_box(run_dir: Path) -> ApiBox:
         box.log.reading(f"line/{number}", b"\xff")
     box.step()
     box.sink_reports("headrace_sink_rows_total 3\n")
+    work = Work(topic="telemetry", first_window=3, window=3, since_ms=5)
+    box.sink_stands(box.failing("telemetry", "full", for_ms=5000), topics_total=1, state="exporting", work=work)
     box.edge["storage"] = {
         **{key: STORAGE[key] for key in ("clock", "disk", "held", "lake_retention", "lake_files_left_alone")},
         "as_of_ms": 5,
@@ -87,7 +90,8 @@ def test_every_operation_declares_problems_and_an_example_of_success(box: ApiBox
 
 SHAPES = [
     shape
-    for shape in vars(models).values()
+    for module in (models, models_exports, models_storage)
+    for shape in vars(module).values()
     if isinstance(shape, type) and issubclass(shape, models.Shape) and "json_schema_extra" in shape.model_config
 ]
 

@@ -19,9 +19,10 @@ from commitlog.storage import SystemStorage
 from core.channel import ChannelServer
 from core.clock import SystemClock
 from core.errors import NotFoundError, UnavailableError
-from sink.metrics import SinkMetrics, keep_written, write_metrics
+from sink.attempts import Attempts, trouble_of
+from sink.metrics import SinkMetrics, write_metrics
 from sink.requests import REQUESTS_TABLE
-from sink.troubles import TROUBLES_NAME, Troubles, read_troubles
+from sink.standing import STANDING_FILE, Standing, TopicStanding, read_standing, tried, write_standing
 from tests.conftest import wait_until_async
 
 
@@ -56,6 +57,11 @@ async def _sink(settings: Settings, log: EmbeddedLog) -> AsyncIterator[None]:
     yield
     stop.set()
     await task
+
+
+def failing(run_dir: Path) -> list[str]:
+    standing = read_standing(run_dir)
+    return [] if standing is None else [name for name, _ in standing.failing()]
 
 
 async def publish(log: EmbeddedLog, count: int = 5) -> None:
@@ -125,7 +131,7 @@ async def test_a_sink_that_fails_is_told_with_its_last_error(settings: Settings,
     stop = asyncio.Event()
     task = asyncio.create_task(run_sink(settings, stop))
     run_dir = settings.data_dir / "run"
-    await wait_until_async(lambda: read_troubles(run_dir))
+    await wait_until_async(lambda: failing(run_dir))
     await publish(log)
     told: list[str] = []
     with pytest.raises(UnavailableError, match=r"not exported within 0\.5 s: telemetry. The sink is failing: .*lake"):
@@ -135,7 +141,7 @@ async def test_a_sink_that_fails_is_told_with_its_last_error(settings: Settings,
     (settings.data_dir / "lake").unlink()
     (telemetry,) = await export_now(settings.data_dir, ["telemetry"], timeout_s=60)
     assert [file["rows"] for file in telemetry.files] == [5], "what was closed before is exported by now"
-    await wait_until_async(lambda: not read_troubles(run_dir))
+    await wait_until_async(lambda: not failing(run_dir))
     stop.set()
     await task
 
@@ -150,36 +156,26 @@ async def test_a_sink_that_is_slow(settings: Settings, log: EmbeddedLog) -> None
     assert request["through"] == 0, "the sink still gets to hear of it"
 
 
-# -- what a sink says of its troubles
+async def test_an_error_of_a_sink_that_is_gone_is_none_of_now(settings: Settings, log: EmbeddedLog) -> None:
+    """Another topic's is not told either."""
+    run_dir = settings.data_dir / "run"
+    write_metrics(SinkMetrics(), run_dir / "sink.prom")
+    await publish(log)
+    now_ms = SystemClock().time_ms()
+    attempts = Attempts()
+    attempts.failed(trouble_of(OSError(30, "Read-only file system"), "export failed", now_ms), 1, SystemClock())
+    fields = tried(attempts)
+    told: list[str] = []
 
+    async def message(topic: str, at_ms: int) -> str:
+        topics = [TopicStanding(topic=topic, topic_id="1", **fields)]
+        write_standing(Standing(at_ms=at_ms, state="idle", topics=topics), run_dir / STANDING_FILE)
+        with pytest.raises(UnavailableError) as caught:
+            await export_now(settings.data_dir, ["telemetry"], timeout_s=0, tell=told.append)
+        return caught.value.what
 
-async def test_troubles_are_written_and_go_with_the_next_success(tmp_path: Path) -> None:
-    metrics = SinkMetrics()
-    task = asyncio.create_task(keep_written(metrics, tmp_path / "sink.prom", 60))
-    metrics.troubles.note("a", UnavailableError("away", where="there", mend="wait"), 3, 17)
-    metrics.troubles.note("b", ValueError("odd"), 1, 18)
-    metrics.failed("x")
-    await wait_until_async(lambda: len(read_troubles(tmp_path)) == 2)
-    a, b = read_troubles(tmp_path)["a"], read_troubles(tmp_path)["b"]
-    assert (a.what, a.where, a.mend, a.failures, a.at_ms) == ("away", "there", "wait", 3, 17)
-    assert (b.what, b.where) == ("odd", "")
-    metrics.troubles.clear("a")
-    metrics.changed.set()
-    await wait_until_async(lambda: list(read_troubles(tmp_path)) == ["b"])
-    task.cancel()
-
-
-def test_a_file_that_is_none_of_ours_says_nothing(tmp_path: Path) -> None:
-    assert read_troubles(tmp_path) == {}
-    (tmp_path / TROUBLES_NAME).write_text("half a fi")
-    assert read_troubles(tmp_path) == {}
-
-
-def test_many_topics_are_bounded(tmp_path: Path) -> None:
-    troubles = Troubles()
-    for number in range(300):
-        troubles.note(f"t{number}", OSError("full" * 1000), 1, 1)
-    troubles.write(tmp_path / TROUBLES_NAME)
-    found = read_troubles(tmp_path)
-    assert len(found) == 100
-    assert len(found["t0"].what) == 1000
+    assert "failing" not in await message("telemetry", now_ms - 60_000)
+    assert "failing" not in await message("quiet", now_ms)
+    assert told == []
+    assert "The sink is failing: [Errno 30] Read-only file system" in await message("telemetry", now_ms)
+    assert told == ["the sink is failing (exporting telemetry, 1 times so far): [Errno 30] Read-only file system"]

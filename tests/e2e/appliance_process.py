@@ -127,10 +127,11 @@ class Appliance:
 
 
 @contextmanager
-def appliance(data_dir: Path, overrides: Sequence[str] = ()) -> Iterator[Appliance]:
+def appliance(data_dir: Path, overrides: Sequence[str] = (), *, config: Path | None = None) -> Iterator[Appliance]:
     """A running appliance; whatever is left of it at the end is killed."""
     log = data_dir.with_name(data_dir.name + ".output")
     options = [option for setting in (*FAST, *overrides) for option in ("--set", setting)]
+    options += [] if config is None else ["--config", str(config)]
     with log.open("ab") as output:
         process = subprocess.Popen(
             [HEADRACE, "run", "--data-dir", str(data_dir), *options], stdout=output, stderr=output

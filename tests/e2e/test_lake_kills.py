@@ -22,10 +22,13 @@ from pathlib import Path
 
 import pytest
 
+from commitlog.storage import LOG_DIR
+from commitlog.tables import TABLES_DIR
 from devices.simulator.report import FleetReport
 from tests.conftest import wait_until
 from tests.e2e.appliance_process import HEADRACE, Appliance, appliance
-from tests.e2e.lake_readers import READERS, check_against
+from tests.e2e.lake_readers import READERS, by_duckdb, check_against
+from tests.e2e.test_disk_faults import send_all
 
 ROUNDS = int(os.environ.get("HEADRACE_KILL_ROUNDS", "4"))
 WINDOWS = 10
@@ -84,6 +87,38 @@ class Killer:
     def _hidden(self, pattern: str) -> bool:
         lake = self._box.data_dir / "lake"
         return any(lake.glob(pattern if "/" in pattern else f"{pattern}/*"))
+
+
+def test_the_checkpoint_is_lost_while_the_appliance_is_away(tmp_path: Path) -> None:
+    """The sink's tables are gone, and the newest export was cut short besides: what is whole is recorded as it is."""
+    data_dir = tmp_path / "data"
+    with appliance(data_dir) as box:
+        box.wait_ready()
+        for _ in range(3):
+            send_all(box, 400)
+            box.export_now()
+        assert box.stop() == 0
+    lake = data_dir / "lake" / "telemetry"
+    files = sorted(lake.rglob("*.parquet"))
+    before = {path: path.stat().st_ino for path in files}
+    assert len(files) == 3
+    for path in (data_dir / LOG_DIR / TABLES_DIR).iterdir():
+        if path.name.startswith(("sink.parquet", "exports", "ledger")):
+            path.unlink()
+    files[2].write_bytes(files[2].read_bytes()[:1000])
+    with appliance(data_dir) as box:
+        box.wait_ready()
+        send_all(box, 400)
+        box.export_now()
+        assert box.metric("headrace_sink_taken_over_total") >= 2
+        assert "exports are not recorded" in box.output
+        assert box.stop() == 0
+    assert box.run_command("verify").splitlines()[-1] == "clean"
+    now = sorted(lake.rglob("*.parquet"))
+    assert {path: path.stat().st_ino for path in files[:2]}.items() <= before.items()
+    assert len(now) == 4
+    places = [place for _, _, place in by_duckdb(lake)]
+    assert len(places) == len(set(places)) == 1600
 
 
 def last_window(box: Appliance) -> int:

@@ -214,6 +214,26 @@ async def test_what_a_replay_set_aside_goes_with_its_unit(tmp_path: Path) -> Non
         assert it.paths() == []
 
 
+@pytest.mark.parametrize(("age", "stays"), [(2, True), (12, False)])
+async def test_a_unit_is_as_old_as_what_a_replay_made_of_it(tmp_path: Path, age: int, stays: bool) -> None:
+    """Its files may be in a younger folder than those that name them, and its row of exports forgotten."""
+    async with box(tmp_path, lake_max_age="7d") as it:
+        *_, quarantined = it.publish(0, 20, quarantine=20)
+        aside = it.lake / "_superseded" / quarantined
+        aside.parent.mkdir(parents=True)
+        (it.lake / quarantined).rename(aside)
+        metadata = pq.read_metadata(aside).metadata
+        notes = {key.decode(): value.decode() for key, value in metadata.items() if key.startswith(b"headrace.")}
+        new = f"t/date={DAYS[age]}/0000-again.parquet"
+        it.put(new, {**notes, "headrace.files": json.dumps([new]), "headrace.replays": quarantined})
+        other = f"t/date={DAYS[age]}/0000-other.parquet"
+        it.put(other, {**notes, "headrace.window": "9", "headrace.files": json.dumps([other])})
+        before = it.paths()
+        await it.exported(0)
+        await it.keeper.look()
+        assert it.paths() == (before if stays else [other])
+
+
 async def test_offsets_that_are_lost_or_left_out_stay_that(tmp_path: Path) -> None:
     async with box(tmp_path, lake_max_age="7d") as it:
         it.publish(0, 20)

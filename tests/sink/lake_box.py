@@ -22,12 +22,13 @@ from commitlog.embedded import EmbeddedLog
 from commitlog.reader import FileLogReader
 from commitlog.settings import FieldSettings, TopicSettings
 from core.clock import SystemClock
+from sink.attempts import Pauses
 from sink.holding import Holding
 from sink.metrics import SinkMetrics
 from sink.parquet import ParquetSink
 from sink.parquet_file import ROW_GROUP_ROWS
 from sink.reading import Reading, json_reading, raw_reading
-from sink.runner import Pauses, Runner
+from sink.runner import Runner
 from sink.schema import Schema
 from sink.staging import Limits
 from sink.times import Skew

@@ -16,10 +16,11 @@ import duckdb
 from commitlog.base import ClosedWindow, Gap, Header, Position, Slice, TableChange, TopicInfo, Watermark, WriterState
 from core.clock import SystemClock
 from core.errors import UnavailableError
-from sink.base import Sink
+from sink.attempts import Pauses
+from sink.base import Replayer, Sink
 from sink.holding import Holding
 from sink.metrics import SinkMetrics
-from sink.runner import Pauses, Runner
+from sink.runner import Runner
 from sink.storage import Storage
 from tests.conftest import wait_until_async
 
@@ -254,6 +255,7 @@ def quick_runner(
     *,
     metrics: SinkMetrics | None = None,
     holding: Holding | None = None,
+    replayer: Replayer | None = None,
     **pauses: float,
 ) -> Runner:
     """A runner that does not dawdle."""
@@ -266,6 +268,7 @@ def quick_runner(
         metrics=metrics or SinkMetrics(),
         pauses=Pauses(**waits),
         holding=holding,
+        replayer=replayer,
     )
 
 

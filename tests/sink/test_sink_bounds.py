@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from sink import chunks, parquet_file, staging
 from sink import decoding as decoding_module
 from sink.base import CancelFlag, Export, joined
 from sink.columns import MAX_FIELDS
@@ -17,7 +18,7 @@ from sink.parquet import ParquetSink
 from sink.reading import json_reading
 from sink.staging import Limits
 from sink.times import Skew
-from tests.sink.sink_fakes import FakeLog, lake_rows
+from tests.sink.sink_fakes import DAY_MS, T0, FakeLog, lake_rows
 from tests.sink.test_sink_decoding import chunk_of
 
 
@@ -97,3 +98,48 @@ def test_batches_of_a_chunk_keep_their_rows_places() -> None:
     rows = np.concatenate([batch.rows for batch in batches]).tolist()
     assert sorted(zip(offsets, rows, strict=True)) == [(10, 0), (10, 2), (11, 0), (12, 0), (13, 0)]
     assert [(part.offset, part.row) for part in decoding.refused] == [(10, 1)]
+
+
+def test_a_file_has_no_names_of_devices_that_it_has_no_rows_of(tmp_path: Path) -> None:
+    log = FakeLog(batch=1_000)
+    log.topic(partitions=1)
+    for number in range(2_000):
+        day = 0 if number < 10 else 1
+        log.put({"ts": T0 - day * DAY_MS}, key=b"a-device-with-a-long-name-%04d" % number)
+    done = export(tmp_path, log, Limits())
+    sizes = [_device_column_bytes(tmp_path / file.path) for file in done.files]
+    rows = [file.rows for file in done.files]
+    assert sorted(rows) == [10, 1_990]
+    assert all(size < 60 * count + 200 for size, count in zip(sizes, rows, strict=True))
+
+
+def test_a_row_group_has_no_texts_of_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet_file, "ROW_GROUP_ROWS", 100)
+    log = FakeLog(batch=1_000)
+    log.topic(partitions=1)
+    for number in range(1_000):
+        log.put({"text": f"some long text {number % 300:04d}"}, key=b"a-device-with-a-long-name-%04d" % number)
+    (file,) = export(tmp_path, log, Limits()).files
+    metadata = pq.read_metadata(tmp_path / file.path)
+    assert metadata.num_row_groups == 10
+    columns = [metadata.row_group(group).column(index) for group in range(10) for index in (0, 3)]
+    assert {column.path_in_schema for column in columns} == {"device", "text"}
+    assert all(column.total_uncompressed_size < 60 * 100 for column in columns)
+    read = {(row["device"], row["text"]) for row in lake_rows(tmp_path)}
+    assert read == {(f"a-device-with-a-long-name-{n:04d}", f"some long text {n % 300:04d}") for n in range(1_000)}
+
+
+def test_texts_that_compress_well_do_not_outgrow_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(staging, "MAX_TABLE_BYTES", 1_000_000)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 500_000)
+    log = FakeLog()
+    log.topic(partitions=1)
+    for _ in range(40):
+        log.put({"text": "x" * 100_000})
+    done = export(tmp_path, log, Limits(memory_bytes=1 << 40))
+    assert [file.rows for file in done.files] == [14, 14, 12]
+
+
+def _device_column_bytes(path: Path) -> int:
+    metadata = pq.read_metadata(path)
+    return sum(metadata.row_group(group).column(0).total_uncompressed_size for group in range(metadata.num_row_groups))

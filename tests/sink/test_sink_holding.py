@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -62,6 +62,28 @@ def test_who_asks_gets_what_is_held_and_not_more() -> None:
     assert numbers(holding.due(closed(5, 5)[1:], now_ms=2 * HOUR_MS, flush_through=0)) == []
 
 
+@pytest.mark.parametrize(
+    ("spans", "asked", "units"),
+    [
+        pytest.param([100, 5, 6], {}, [[0]], id="the tail is held"),
+        pytest.param([100, 5, 95, 7], {}, [[0], [1, 2]], id="unit by unit"),
+        pytest.param([100, 5, 6], {"flush_through": 1}, [[0], [1, 2]], id="asked for"),
+        pytest.param([5, 6, 100, 7], {"begun": 1}, [[0, 1], [2]], id="begun first"),
+    ],
+)
+def test_units_end_where_holding_back_begins(spans: list[int], asked: dict[str, int], units: list[list[int]]) -> None:
+    holding = Holding(small_records=100, hold_ms=6 * HOUR_MS)
+    found = holding.units(closed(*spans), now_ms=4 * HOUR_MS, **asked)
+    assert [numbers(unit) for unit in found] == units
+
+
+def test_a_hole_ends_a_unit_and_what_is_behind_it_waits_too() -> None:
+    before, _, after = closed(5, 5, 500)
+    holding = Holding(small_records=100, hold_ms=6 * HOUR_MS)
+    assert list(holding.units([before, after], now_ms=2 * HOUR_MS)) == []
+    assert [numbers(unit) for unit in holding.units([before, after], now_ms=9 * HOUR_MS)] == [[0], [2]]
+
+
 def test_what_was_begun_is_ended_as_it_was() -> None:
     holding = Holding(small_records=100, hold_ms=6 * HOUR_MS)
     assert numbers(holding.due(closed(5, 5, 500), now_ms=0, begun=1)) == [0, 1]
@@ -77,12 +99,20 @@ def test_joined_windows_are_bounded() -> None:
     assert len(holding.due(closed(*[1] * (MAX_JOINED + 5)), now_ms=0)) == MAX_JOINED
 
 
+def _one_by_one(holding: Holding, left: Sequence[ClosedWindow]) -> Iterator[Sequence[ClosedWindow]]:
+    """What `due` gives as the runner asks it: for what is left, again and again."""
+    while due := holding.due(left, now_ms=10**12):
+        yield list(due)
+        left = left[len(due) :]
+
+
 @given(st.lists(st.integers(0, 40), max_size=12), st.integers(0, 100), st.integers(0, 10))
 def test_windows_come_out_once_in_order_and_without_a_hole(spans: list[int], small: int, hold_h: int) -> None:
     windows = closed(*spans)
     holding = Holding(small_records=small, hold_ms=hold_h * HOUR_MS)
     seen: list[int] = []
     left: Sequence[ClosedWindow] = windows
+    assert [list(unit) for unit in holding.units(windows, now_ms=10**12)] == list(_one_by_one(holding, windows))
     while due := holding.due(left, now_ms=10**12):
         seen += numbers(due)
         unit = joined(due)

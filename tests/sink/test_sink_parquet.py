@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ import pytest
 
 from commitlog.base import Gap
 from commitlog.gaps import LEFT_OUT
+from commitlog.settings import FieldSettings, TopicSettings
 from sink.base import (
     BackOffError,
     CancelFlag,
@@ -31,6 +33,7 @@ from sink.base import (
 from sink.parquet import ParquetSink
 from sink.plan import file_path, from_json, plan_name, topic_folder
 from sink.reading import Reading, json_reading, raw_reading
+from sink.schema import Schema
 from sink.staging import Limits
 from sink.storage import Storage
 from sink.times import Skew
@@ -123,6 +126,8 @@ def test_what_is_not_json_is_quarantined_whole(tmp_path: Path, log: FakeLog) -> 
         "device",
         "received_at",
         "payload",
+        "payload_is",
+        "field",
         "reason",
         "detail",
         "_topic",
@@ -527,3 +532,13 @@ def test_storage_syncs_the_file_before_and_the_folder_after_it_is_named(
     storage.replace_text(tmp_path / "a" / "b" / "new", tmp_path / "old", "text")
     assert calls == [f"sync {tmp_path.name}", "sync a", "sync old", "rename", "sync b"]
     assert (tmp_path / "a" / "b" / "new").read_text() == "text"
+
+
+def test_a_declared_column_of_json_takes_every_value(tmp_path: Path, log: FakeLog) -> None:
+    schema = Schema.of(TopicSettings(name="telemetry", fields=(FieldSettings(name="any", type="json"),)))
+    values = ["hot", 1, 2.5, True, {"a": 1}, None, [1], ["x", 2], {}, 2**70]
+    for value in values:
+        log.put({"any": value})
+    export(tmp_path, log, reading=json_reading(Skew(), schema=schema))
+    found = [row["any"] for row in lake_rows(tmp_path)]
+    assert [None if text is None else json.loads(text) for text in found] == values

@@ -20,6 +20,7 @@ from sink.lake import LakeFile, read_lake_file
 from sink.metrics import SinkMetrics
 from sink.storage import Storage
 from tests.commitlog.log_support import log_settings, opened
+from tests.sink import test_sink_replay as with_replays
 from tests.sink.lake_box import CLOCK, Box, export, records
 from tests.sink.sink_fakes import FakeLog, FaultyStorage, Killed, export_all, quick_runner, run_until
 from tests.sink.test_sink_contract import ParquetSubject, check, count_steps, fleet_log, heal, with_faults
@@ -214,6 +215,20 @@ async def test_an_export_that_is_not_whole_is_kept_when_the_log_has_let_go_of_it
     assert len(rows) == 2
 
 
+@pytest.mark.parametrize("table", ["ledger", "exports"])
+async def test_one_table_alone_is_gone(tmp_path: Path, table: str) -> None:
+    """The ledger is made again from the rows of exports; these are for show, and the files say as much."""
+    subject, log = await exported(tmp_path)
+    before, identities = timeless(log.tables), subject.identities()
+    lose(log, table)
+    windows_of(log, 1)
+    said = await again(subject, log)
+    assert [entry["entries"] for entry in said if entry["event"] == "the ledger is mended"] == [2] * (table == "ledger")
+    assert timeless(log.tables)["ledger"] == before["ledger"]
+    assert subject.visible() == complete(log)
+    assert identities <= subject.identities()
+
+
 async def test_windows_between_exports_that_are_there_are_exported(tmp_path: Path) -> None:
     """Someone removed all files of a window, and the tables are lost, too."""
     subject, log = await exported(tmp_path, plain_log(5))
@@ -314,11 +329,57 @@ def split(window: Any, number: int, offsets: dict[int, tuple[int, int]]) -> Any:
     return replace(window, number=number, offsets={1: (end, end), **offsets})
 
 
+# -- replays
+
+
+async def replayed(lake: Path) -> FakeLog:
+    """An export, and then a replay of its quarantine that made rows of some of it."""
+    log = await with_replays.exported(lake, with_replays.WRONG)
+    with_replays.put_back(log, lake)
+    await with_replays.replay_all(with_replays.a_sink(lake, with_replays.MENDED), log)
+    assert list((lake / "_superseded").rglob("*.parquet"))
+    return log
+
+
+async def test_an_export_with_a_replay_comes_back_as_it_stands(tmp_path: Path) -> None:
+    """Also where the file that closed the export is the one that was superseded."""
+    log = await replayed(tmp_path)
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*.parquet")}
+    before = with_replays.rows(tmp_path)
+    lose(log)
+    await with_replays.exported(tmp_path, with_replays.MENDED, log)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.parquet")} == files
+    assert with_replays.rows(tmp_path) == before
+    with_replays.check_account(tmp_path, log)
+
+
+async def test_a_broken_export_is_taken_back_with_what_a_replay_made_of_it(tmp_path: Path) -> None:
+    log = await replayed(tmp_path)
+    before = with_replays.rows(tmp_path)
+    for path in sorted((tmp_path / "telemetry").rglob("*.parquet")):
+        file = read_lake_file(tmp_path, str(path.relative_to(tmp_path)))
+        if isinstance(file, LakeFile) and not file.replays:
+            path.unlink()
+    lose(log)
+    await with_replays.exported(tmp_path, with_replays.MENDED, log)
+    with_replays.never_twice(tmp_path)
+    assert with_replays.rows(tmp_path) == before
+    with_replays.check_account(tmp_path, log)
+
+
 # -- the real log
 
 
 def damage(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:20])
+
+
+@pytest.mark.parametrize("table", ["exports", "ledger"])
+async def test_verify_holds_without_one_of_the_other_tables(box: Box, table: str) -> None:
+    async with opened(box.data_dir, settings=log_settings(), clock=CLOCK) as log:
+        await log.append([], [TableChange(table=table, key=key, value=None) for key in await log.rows(table)])
+        await export(log, box.data_dir)
+    assert box.verify().clean
 
 
 @pytest.mark.parametrize("harm", [damage, Path.unlink], ids=["damaged", "removed"])

@@ -14,6 +14,7 @@ from commitlog.base import LogReader, TopicInfo
 from commitlog.committed import Committed
 from commitlog.gaps import LEFT_OUT
 from commitlog.ledger import Ledger, entries
+from sink.attempts import Pauses
 from sink.base import (
     BackOffError,
     CancelFlag,
@@ -30,7 +31,6 @@ from sink.holding import Holding
 from sink.metrics import SinkMetrics, keep_written, write_metrics
 from sink.progress import EXPORTS_KEPT, after, checkpoint
 from sink.requests import flush_request
-from sink.runner import Pauses
 from tests.conftest import wait_until_async
 from tests.sink.sink_fakes import FakeLog, export_all, quick_runner, run_until
 

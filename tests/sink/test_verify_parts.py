@@ -113,7 +113,7 @@ def meaning(value: Any) -> object:
         return [meaning(item) for item in value]
     if isinstance(value, int) and not isinstance(value, bool):
         return float(value).hex() if abs(value) <= 2**53 else str(value)
-    return value.hex() if isinstance(value, float) else (type(value), value)
+    return (value + 0.0).hex() if isinstance(value, float) else (type(value), value)  # -0 and 0 are one number
 
 
 @given(VALUES, VALUES)

@@ -14,7 +14,7 @@ from commitlog.base import Log
 from commitlog.remote import RemoteLog
 from core.channel import ChannelClient
 from core.errors import UnavailableError
-from sink.lake import LakeFile
+from sink.parquet.lake import LakeFile
 from sink.replaying import REPLAYED_TABLE
 from sink.requests import REQUESTS_TABLE, replay_request, replays
 

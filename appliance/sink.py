@@ -20,12 +20,12 @@ from core.tasks import background
 from sink.attempts import Pauses
 from sink.holding import Holding
 from sink.metrics import WRITE_INTERVAL_S, SinkMetrics, keep_written
-from sink.parquet import ParquetSink
-from sink.reading import Reading, json_reading, raw_reading
+from sink.parquet.held import Limits
+from sink.parquet.sink import ParquetSink
+from sink.payload.reading import Reading, json_reading, raw_reading
+from sink.payload.schema import Schema
+from sink.payload.times import Skew
 from sink.runner import Runner
-from sink.schema import Schema
-from sink.staging import Limits
-from sink.times import Skew
 
 NICENESS: Final = 10  # whoever publishes comes first: an export can wait, and takes a whole processor while it works
 _RAW_TOPICS: Final = frozenset({"mqtt"})  # what no route matched: nobody said that these payloads are JSON

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any
 
-MAX_KEPT: Final = 1_000  # of each sort; what comes after is counted: a disk full of holes must not fill the memory too
+from core.bounded import Bounded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,25 +41,11 @@ class Finding:
 
 
 @dataclass(slots=True)
-class Bounded:
-    """A list that keeps the first `MAX_KEPT` and counts the others."""
-
-    kept: list[Finding] = field(default_factory=list)
-    count: int = 0
-
-    def add(self, finding: Finding) -> None:
-        """Take one more."""
-        self.count += 1
-        if len(self.kept) < MAX_KEPT:
-            self.kept.append(finding)
-
-
-@dataclass(slots=True)
 class Looked:
     """What one look at one part of the log found. A note is no damage: the next start puts it in order by itself."""
 
-    findings: Bounded = field(default_factory=Bounded)
-    notes: Bounded = field(default_factory=Bounded)
+    findings: Bounded[Finding] = field(default_factory=Bounded)
+    notes: Bounded[Finding] = field(default_factory=Bounded)
 
     def seen_again(self, again: Looked) -> Looked:
         """What both looks have, in the words of the second."""
@@ -69,9 +55,9 @@ class Looked:
         return bool(self.findings.count or self.notes.count)
 
 
-def _both(first: Bounded, second: Bounded) -> Bounded:
+def _both(first: Bounded[Finding], second: Bounded[Finding]) -> Bounded[Finding]:
     before = {finding.identity for finding in first.kept}
-    both = Bounded()
+    both = Bounded[Finding]()
     for finding in second.kept:
         if finding.identity in before:
             both.add(finding)
@@ -103,12 +89,8 @@ class CheckReport:
 
     def take(self, looked: Looked) -> None:
         """Add what a look found."""
-        for finding in looked.findings.kept:
-            self.found.findings.add(finding)
-        for note in looked.notes.kept:
-            self.found.notes.add(note)
-        self.found.findings.count += looked.findings.count - len(looked.findings.kept)
-        self.found.notes.count += looked.notes.count - len(looked.notes.kept)
+        self.found.findings.take(looked.findings)
+        self.found.notes.take(looked.notes)
 
 
 def in_words(first: int, following: int) -> str:

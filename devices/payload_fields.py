@@ -2,7 +2,7 @@
 
 An object is a reading, its nested members are paths (`motor.temp`). An array with objects in it, an object with such
 an array as `readings`, and lines with objects are readings one after the other. Anything else that is JSON is the value
-of one field: the one that the route names, or `value`. Exports decide for good what can be read (`sink/decode.py`); a
+of one field: the one that the route names, or `value`. Exports decide for good what can be read (`sink/payload`); a
 view of the newest values is more patient with what they refuse, such as a name that stands twice.
 
 Two things are asked of a payload. At once, for every record: its *shape*, the names alone, with its sequence numbers

@@ -4,8 +4,8 @@ Table `sink.requests`:
 
 * `flush/<topic id>` -> `{"through": window number, "at_ms"}`: publish the windows up to that one without
   holding them back.
-* `replay/<path>` -> `{"topic", "topic_id", "at_ms"}`: read a quarantine file's payloads again (`sink.replay`); the path
-  is relative to the lake.
+* `replay/<path>` -> `{"topic", "topic_id", "at_ms"}`: read a quarantine file's payloads again
+  (`sink.parquet.replay`); the path is relative to the lake.
 
 A row is removed in the commit that records what was asked for as done.
 """

@@ -9,7 +9,7 @@ the file is written over in place, which needs no space: whoever meets a half of
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -101,6 +101,12 @@ class ReplayStanding(Tried):
     """A replay that fails, of the quarantine file at `path` (relative to the lake)."""
 
     path: str
+
+
+def failing_replays(attempts: Mapping[str, Attempts]) -> Sequence[ReplayStanding]:
+    """Of replays by their path those that fail, at most `REPLAYS_TOLD`."""
+    failing = [ReplayStanding(path=path, **tried(one)) for path, one in sorted(attempts.items()) if one.failures]
+    return failing[:REPLAYS_TOLD]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from appliance.commands.log_text import report_as_dict, report_lines, stats_as_dict, stats_lines
-from appliance.commands.options import Config, DataDir
+from appliance.commands.options import Config, DataDir, Since, Until
 from appliance.commands.progress import Progress
 from appliance.settings import load_settings
 from core.errors import BadRequestError
@@ -66,13 +66,8 @@ def dump(
     offset: Annotated[int | None, typer.Option("--offset", min=0, help="Only the record at this offset.")] = None,
     first: Annotated[int | None, typer.Option("--from", min=0, help="From this offset on.")] = None,
     to: Annotated[int | None, typer.Option("--to", min=0, help="Up to this offset, without it.")] = None,
-    since: Annotated[
-        str | None, typer.Option("--since", metavar="TIME", help="Received at or after: see --until.")
-    ] = None,
-    until: Annotated[
-        str | None,
-        typer.Option("--until", metavar="TIME", help="Received before: 2026-01-31T12:00:00Z, epoch ms, or 10m ago."),
-    ] = None,
+    since: Since = None,
+    until: Until = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Stop after so many records.")] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Go on with what is appended, until Ctrl-C.")] = False,
     data_dir: DataDir = None,

@@ -22,6 +22,11 @@ Overrides = Annotated[
         help="One setting, such as --set mqtt.port=auto; stronger than the file and the environment. Repeatable.",
     ),
 ]
+Since = Annotated[str | None, typer.Option("--since", metavar="TIME", help="Received at or after: see --until.")]
+Until = Annotated[
+    str | None,
+    typer.Option("--until", metavar="TIME", help="Received before: 2026-01-31T12:00:00Z, epoch ms, or 10m ago."),
+]
 
 
 def duration_s(text: str) -> float:

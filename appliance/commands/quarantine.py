@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from appliance.commands.log import parse_time_ms
-from appliance.commands.options import Config, DataDir, Overrides, duration_s
+from appliance.commands.options import Config, DataDir, Overrides, Since, Until, duration_s
 from appliance.commands.quarantine_text import listing_as_dict, listing_lines, outlook_line
 from appliance.settings import Settings, load_settings
 from core.errors import BadRequestError, NotFoundError
 
 if TYPE_CHECKING:
-    from sink.lake import LakeFile
-    from sink.quarantine import Found
+    from sink.parquet.lake import LakeFile
+    from sink.query.quarantine import Found
 
 app = typer.Typer(help="What could not be read as rows: list it, show it, have it read again.", no_args_is_help=True)
 
@@ -37,21 +37,16 @@ Topic = Annotated[str | None, typer.Option("--topic", help="Only this topic.")]
 def list_rows(
     topic: Topic = None,
     reason: Annotated[str | None, typer.Option("--reason", help="Only rows with this reason, such as schema.")] = None,
-    since: Annotated[
-        str | None, typer.Option("--since", metavar="TIME", help="Received at or after: see --until.")
-    ] = None,
-    until: Annotated[
-        str | None,
-        typer.Option("--until", metavar="TIME", help="Received before: 2026-01-31T12:00:00Z, epoch ms, or 10m ago."),
-    ] = None,
+    since: Since = None,
+    until: Until = None,
     limit: Annotated[int, typer.Option("--limit", min=0, help="Rows shown; all are counted.")] = SHOWN_ROWS,
     data_dir: DataDir = None,
     config: Config = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of text.")] = False,
 ) -> None:
     """Count what is in quarantine by topic, reason and file, and show the first rows."""
-    from sink.quarantine import Selection, listed  # here, as below: no other command needs it
-    from sink.reasons import REASONS
+    from sink.payload.reasons import REASONS
+    from sink.query.quarantine import Selection, listed  # here, as below: no other command needs it
 
     if reason is not None and reason not in REASONS:
         raise BadRequestError(f"there is no reason {reason!r}", where="--reason", mend=f"one of {', '.join(REASONS)}")
@@ -78,7 +73,7 @@ def show(
     config: Config = None,
 ) -> None:
     """Write one row's payload to standard output, byte for byte. What is known of it goes to standard error."""
-    from sink.quarantine import rows_at
+    from sink.query.quarantine import rows_at
 
     match = _PLACE.match(place)
     if match is None:
@@ -130,8 +125,8 @@ def replay(
 
 
 def _chosen(lake: Path, names: Sequence[str], topic: str | None) -> list[LakeFile]:
-    from sink.quarantine import quarantine_files
-    from sink.replay import quarantine_file
+    from sink.parquet.replay import quarantine_file
+    from sink.query.quarantine import quarantine_files
 
     if not names:
         return quarantine_files(lake, topic)[0]
@@ -153,7 +148,7 @@ def _below(lake: Path, name: str) -> str:
 
 def _foretell(settings: Settings, files: Sequence[LakeFile]) -> None:
     from appliance.sink import readings
-    from sink.quarantine import outlook
+    from sink.query.quarantine import outlook
 
     reading_of = readings(settings)
     for file in files:

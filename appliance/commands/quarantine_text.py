@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from appliance.replay_now import Outcome
-    from sink.lake import LakeFile
-    from sink.quarantine import Found, Listing, Outlook
+    from sink.parquet.lake import LakeFile
+    from sink.query.quarantine import Found, Listing, Outlook
 
 SHOWN_BYTES: Final = 80  # of a payload: enough to know it by
 _NO_ROWS: Final = "no-rows"

@@ -20,7 +20,7 @@ from appliance.settings import load_settings
 from core.errors import BadRequestError, DataDirError
 
 if TYPE_CHECKING:
-    from sink.query import Answer
+    from sink.query.run import Answer
 
 MAX_TABLE_ROWS: Final = 1_000  # more is read by programs, and a table has to be held to be measured
 MAX_CELL_CHARS: Final = 60
@@ -53,7 +53,7 @@ def query(
 ) -> None:
     """Run SQL (DuckDB's) over everything acknowledged. Views: the topics, `<topic>_quarantine`, `quarantine`."""
     from appliance.sink import readings  # here, as below: no other command needs it
-    from sink.query import query as run_query
+    from sink.query.run import query as run_query
 
     chosen = format_ or _format_of(output)
     if chosen is Format.PARQUET and output is None:

@@ -14,7 +14,7 @@ from appliance.commands.progress import Progress
 from appliance.settings import load_settings
 
 if TYPE_CHECKING:
-    from sink.verify_report import Finding, TopicReport, VerifyReport
+    from sink.verify.report import Finding, TopicReport, VerifyReport
 
 FOUND: Final = 1
 
@@ -34,7 +34,7 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of text.")] = False,
 ) -> None:
     """Check that every exported record is in the lake once, as it was. Exit code 0: it is, 1: findings, 2: usage."""
-    from sink.verify import verify_lake  # here: no other command needs it
+    from sink.verify.run import verify_lake  # here: no other command needs it
 
     directory = load_settings(config, data_dir).data_dir
     progress = Progress("verifying")

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from devices.payload_fields import FieldNames, leaves, told
-from sink.decode import JsonDecoder
-from sink.times import Skew
+from sink.payload.decode import JsonDecoder
+from sink.payload.times import Skew
 
 RECEIVED_US = 1_800_000_000_000_000
 NAMES = st.sampled_from(["a", "b", "motor", "temp", "readings", "ü", "a b", "", "envelope"])

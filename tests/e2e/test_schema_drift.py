@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
 
-from sink.lake import LakeFile, look_at_lake
+from sink.parquet.lake import LakeFile, look_at_lake
 from tests.e2e.appliance_process import Appliance, appliance
 
 WINDOWS, MESSAGES = 3, 400

@@ -25,7 +25,7 @@ from retention.lake_files import LakeFiles, date_of
 from retention.lake_keeper import DROPPING_TABLE, EXPORTS_TABLE, SINK, LakeKeeper
 from retention.lake_units import DAY_MS, DropReason, LakeUnit, cutoff_date, to_drop
 from retention.settings import RetentionSettings
-from sink.parquet import ParquetSink
+from sink.parquet.sink import ParquetSink
 from sink.progress import EXPORTS_TABLE as SINKS_EXPORTS
 from tests.commitlog.commitlog_disk import MemoryDisk
 from tests.commitlog.log_support import open_log

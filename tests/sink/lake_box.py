@@ -25,15 +25,15 @@ from core.clock import SystemClock
 from sink.attempts import Pauses
 from sink.holding import Holding
 from sink.metrics import SinkMetrics
-from sink.parquet import ParquetSink
-from sink.parquet_file import ROW_GROUP_ROWS
-from sink.reading import Reading, json_reading, raw_reading
+from sink.parquet.held import Limits
+from sink.parquet.sink import ParquetSink
+from sink.parquet.writer import ROW_GROUP_ROWS
+from sink.payload.reading import Reading, json_reading, raw_reading
+from sink.payload.schema import Schema
+from sink.payload.times import Skew
 from sink.runner import Runner
-from sink.schema import Schema
-from sink.staging import Limits
-from sink.times import Skew
-from sink.verify import verify_lake
-from sink.verify_report import VerifyReport
+from sink.verify.report import VerifyReport
+from sink.verify.run import verify_lake
 from tests.commitlog.log_support import log_settings, opened
 from tests.conftest import wait_until_async
 from tests.log_fakes import FakeClock

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -170,15 +171,20 @@ class FakeLog:
 
 
 class FaultyStorage(Storage):
-    """Real files; dies at its `die_at`-th step, and with `power_loss` takes back what was not synced by then."""
+    """Real files; dies at its `die_at`-th step, and with `power_loss` takes back what was not synced by then.
 
-    def __init__(self, die_at: int | None = None, *, power_loss: bool = False) -> None:
+    `after`: the storage of a process before, which was killed; what it did not sync is not synced yet.
+    """
+
+    def __init__(
+        self, die_at: int | None = None, *, power_loss: bool = False, after: FaultyStorage | None = None
+    ) -> None:
         self.steps = 0
         self.died_at = ""
         self._die_at = die_at
         self._die_by_name = ("", 0)
         self._power_loss = power_loss
-        self._unsynced: dict[Path, list[tuple[Path, bytes | Path | None]]] = {}
+        self._unsynced: dict[Path, list[tuple[Path, bytes | Path | None]]] = {} if after is None else after._unsynced
         self._locks: list[BinaryIO] = []
 
     def die_before(self, name: str, nth: int) -> None:
@@ -202,18 +208,28 @@ class FaultyStorage(Storage):
             raise Killed
 
     def _take_back(self) -> None:
+        folders = []
         for entries in self._unsynced.values():
             for path, before in reversed(entries):
                 if isinstance(before, bytes):
                     path.write_bytes(before)
+                elif path.is_dir():
+                    folders.append(path)
                 elif before is None:
                     path.unlink(missing_ok=True)
                 elif path.exists():
                     path.rename(before)
+        for folder in folders:  # with all that was put there, synced or not: nothing leads to it any more
+            shutil.rmtree(folder, ignore_errors=True)
 
     def make_dirs(self, path: Path) -> None:
         self.step("make_dirs")
-        super().make_dirs(path)
+        for directory in reversed([path, *path.parents]):
+            if not directory.is_dir():
+                directory.mkdir()
+                self._unsynced.setdefault(directory.parent, []).append((directory, None))
+                self.step("directory made")
+                self.sync_dir(directory.parent)
 
     @contextmanager
     def create(self, path: Path) -> Iterator[BinaryIO]:

@@ -20,9 +20,9 @@ from typing import Any, BinaryIO
 import pytest
 from structlog.testing import capture_logs
 
-from sink.lake import look_at_lake
 from sink.metrics import SinkMetrics
-from sink.plan import from_json
+from sink.parquet.lake import look_at_lake
+from sink.parquet.plan import from_json
 from sink.storage import Storage
 from tests.conftest import require_component, wait_until_async
 from tests.sink.sink_fakes import FakeLog, FaultyStorage, Killed, export_all, quick_runner
@@ -33,7 +33,7 @@ Said = list[Any]
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sink.chunks.CHUNK_RECORDS", 3)
+    monkeypatch.setattr("sink.payload.chunks.CHUNK_RECORDS", 3)
 
 
 @pytest.fixture(name="subject")

@@ -15,7 +15,7 @@ import pytest
 from commitlog.base import NewRecord
 from commitlog.reader import FileLogReader
 from core.errors import BadRequestError, DataDirError
-from sink.query import query
+from sink.query.run import query
 from tests.commitlog.log_support import log_settings, opened, record
 from tests.sink.lake_box import CLOCK, PER_WINDOW, TAIL, WINDOWS, Box, export, reading_of
 
@@ -189,7 +189,7 @@ async def test_rows_that_are_exported_meanwhile_are_there_once(new_box: Box, mon
     """Between the look at the committed offsets and the read of the log, everything is exported and committed."""
     import asyncio
 
-    import sink.query as module
+    import sink.query.run as module
 
     async with opened(new_box.data_dir, settings=log_settings(), clock=CLOCK) as log:
         loop = asyncio.get_running_loop()
@@ -211,7 +211,7 @@ async def test_rows_that_are_exported_meanwhile_are_there_once(new_box: Box, mon
 
 
 def test_a_file_that_goes_while_it_is_read_is_looked_for_once_more(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sink.query as module
+    import sink.query.run as module
 
     gone = box.largest("mqtt")
     plain = module._Preparation._views

@@ -9,15 +9,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from sink import chunks, parquet_file, staging
-from sink import decoding as decoding_module
 from sink.base import CancelFlag, Export, joined
-from sink.columns import MAX_FIELDS
-from sink.decoding import BATCH_ROWS, Decoding
-from sink.parquet import ParquetSink
-from sink.reading import json_reading
-from sink.staging import Limits
-from sink.times import Skew
+from sink.parquet import held, writer
+from sink.parquet.held import Limits
+from sink.parquet.sink import ParquetSink
+from sink.payload import chunks
+from sink.payload import decoding as decoding_module
+from sink.payload.columns import MAX_FIELDS
+from sink.payload.decoding import BATCH_ROWS, Decoding
+from sink.payload.reading import json_reading
+from sink.payload.times import Skew
 from tests.sink.sink_fakes import DAY_MS, T0, FakeLog, lake_rows
 from tests.sink.test_sink_decoding import chunk_of
 
@@ -114,7 +115,7 @@ def test_a_file_has_no_names_of_devices_that_it_has_no_rows_of(tmp_path: Path) -
 
 
 def test_a_row_group_has_no_texts_of_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet_file, "ROW_GROUP_ROWS", 100)
+    monkeypatch.setattr(writer, "ROW_GROUP_ROWS", 100)
     log = FakeLog(batch=1_000)
     log.topic(partitions=1)
     for number in range(1_000):
@@ -130,7 +131,7 @@ def test_a_row_group_has_no_texts_of_the_others(tmp_path: Path, monkeypatch: pyt
 
 
 def test_texts_that_compress_well_do_not_outgrow_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(staging, "MAX_TABLE_BYTES", 1_000_000)
+    monkeypatch.setattr(held, "MAX_TABLE_BYTES", 1_000_000)
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 500_000)
     log = FakeLog()
     log.topic(partitions=1)

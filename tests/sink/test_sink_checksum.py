@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sink.checksum import checksum, checksum_text, combined
+from sink.parquet.checksum import checksum, checksum_text, combined
 
 MASK = (1 << 64) - 1
 

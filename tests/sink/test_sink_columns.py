@@ -12,9 +12,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sink.columns import OUR_NAMES, TYPES, Column, FieldCounts, decide, fits, json_text
-from sink.kinds import EXACT, HOLDS, INT, LIST_EMPTY, STRING, Json, describe, is_list, json_object, kind_of
-from sink.schema import DeclaredField, Schema
+from sink.payload.columns import OUR_NAMES, TYPES, Column, FieldCounts, decide
+from sink.payload.kinds import (
+    EXACT,
+    HOLDS,
+    INT,
+    LIST_EMPTY,
+    STRING,
+    Json,
+    describe,
+    fits,
+    is_list,
+    json_object,
+    json_text,
+    kind_of,
+)
+from sink.payload.schema import DeclaredField, Schema
 
 
 def counted(rows: Sequence[dict[str, Any]], max_fields: int = 1000) -> FieldCounts:

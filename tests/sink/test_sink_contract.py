@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from commitlog.base import Gap
-from sink.parquet import ParquetSink
-from sink.reading import json_reading
-from sink.staging import Limits
+from sink.parquet.held import Limits
+from sink.parquet.sink import ParquetSink
+from sink.payload.reading import json_reading
+from sink.payload.times import Skew
 from sink.storage import Storage
-from sink.times import Skew
 from tests.sink.sink_fakes import DAY_MS, T0, FakeLog, FaultyStorage, Killed, export_all, lake_rows
 
 JSON = json_reading(Skew())
@@ -25,7 +25,7 @@ JSON = json_reading(Skew())
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sink.chunks.CHUNK_RECORDS", 3)
+    monkeypatch.setattr("sink.payload.chunks.CHUNK_RECORDS", 3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sink import decode as decode_module
-from sink.decode import Decoded, Facts, JsonDecoder, RawDecoder, Refused, Row, decoder_for
-from sink.json_payload import MAX_DEPTH, MAX_RECORD_DEPTH
-from sink.kinds import Json
-from sink.reasons import REASONS
-from sink.times import US_PER_S, Skew
+from sink.payload import decode as decode_module
+from sink.payload.decode import Decoded, Facts, JsonDecoder, RawDecoder, Refused, Row, decoder_for
+from sink.payload.kinds import Json
+from sink.payload.reasons import REASONS
+from sink.payload.strict_json import MAX_DEPTH, MAX_RECORD_DEPTH
+from sink.payload.times import US_PER_S, Skew
 from tests.sink.sink_fakes import FakeRecord
 
 RECEIVED = 1_763_633_700_000_000

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sink.chunks import Chunk
-from sink.columns import FieldCounts, decide
-from sink.decode import JsonDecoder
-from sink.decoding import Decoding
-from sink.reading import json_reading
-from sink.schema import DeclaredField, Schema
-from sink.times import Skew
+from sink.payload.chunks import Chunk
+from sink.payload.columns import FieldCounts, decide
+from sink.payload.decode import JsonDecoder
+from sink.payload.decoding import Decoding
+from sink.payload.reading import json_reading
+from sink.payload.schema import DeclaredField, Schema
+from sink.payload.times import Skew
 
 RECEIVED = 1_763_633_700_000_000
 PINNED = Schema(

@@ -25,11 +25,11 @@ from commitlog.embedded import EmbeddedLog
 from commitlog.reader import FileLogReader
 from core.clock import SystemClock
 from sink.holding import Holding
-from sink.lake import published_paths
 from sink.metrics import SinkMetrics
-from sink.parquet import ParquetSink
+from sink.parquet.held import Limits
+from sink.parquet.lake import published_paths
+from sink.parquet.sink import ParquetSink
 from sink.runner import Pauses, Runner
-from sink.staging import Limits
 from sink.storage import Storage
 from tests.commitlog.log_support import log_settings, opened
 from tests.log_fakes import FakeClock
@@ -47,7 +47,7 @@ SEEDS: Final = int(os.environ.get("HEADRACE_SINK_SEEDS", "3"))
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sink.chunks.CHUNK_RECORDS", 25)
+    monkeypatch.setattr("sink.payload.chunks.CHUNK_RECORDS", 25)
 
 
 class Mortal:

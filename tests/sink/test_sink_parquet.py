@@ -30,13 +30,13 @@ from sink.base import (
     NotConnectedError,
     joined,
 )
-from sink.parquet import ParquetSink
-from sink.plan import file_path, from_json, plan_name, topic_folder
-from sink.reading import Reading, json_reading, raw_reading
-from sink.schema import Schema
-from sink.staging import Limits
+from sink.parquet.held import Limits
+from sink.parquet.plan import file_path, from_json, plan_name, topic_folder
+from sink.parquet.sink import ParquetSink
+from sink.payload.reading import Reading, json_reading, raw_reading
+from sink.payload.schema import Schema
+from sink.payload.times import Skew
 from sink.storage import Storage
-from sink.times import Skew
 from tests.sink.sink_fakes import DAY_MS, T0, FakeLog, FaultyStorage, Killed, lake_rows
 
 SECOND = T0 // 1000
@@ -153,7 +153,7 @@ def test_raw_topics_keep_the_payload_as_bytes(tmp_path: Path) -> None:
 
 @pytest.fixture(name="small_chunks")
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sink.chunks.CHUNK_RECORDS", 5)
+    monkeypatch.setattr("sink.payload.chunks.CHUNK_RECORDS", 5)
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -210,7 +210,7 @@ def test_a_file_closes_its_export_also_where_nothing_is_left_to_be_written(
     tmp_path: Path, log: FakeLog, monkeypatch: pytest.MonkeyPatch, last: bytes
 ) -> None:
     """Too many names in a piece of a window: all of it is written, and this piece is the window's last."""
-    monkeypatch.setattr("sink.chunks.Gatherer.full", True)
+    monkeypatch.setattr("sink.payload.chunks.Gatherer.full", True)
     for number in range(9):
         log.put({"n": number, "early": 1})
     log.put(last, raw=True)
@@ -234,7 +234,7 @@ def test_dates_beyond_the_limit_are_filed_where_they_were_received(tmp_path: Pat
 def test_fields_beyond_the_limit_go_to_one_column(
     tmp_path: Path, log: FakeLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sink.decoding.MAX_FIELDS", 2)
+    monkeypatch.setattr("sink.payload.decoding.MAX_FIELDS", 2)
     for number in range(4):
         log.put({f"f{number}": number, "all": 1})
     export(tmp_path, log)
@@ -447,6 +447,28 @@ def test_plan_outlives_a_change_of_settings(tmp_path: Path, log: FakeLog) -> Non
     sink.close()
     facts = pq.read_metadata(tmp_path / done.files[0].path).metadata
     assert (facts[b"headrace.software"], facts[b"headrace.decoder"]) == (b"headrace 0", b"json/2")
+
+
+@pytest.mark.parametrize("made", [1, 2], ids=["topic", "date"])
+def test_folders_that_a_killed_process_made_outlive_a_power_cut(tmp_path: Path, log: FakeLog, made: int) -> None:
+    """It had no time to sync them; whoever finds them there must, and what is published must not go with them."""
+    log.put({"n": 1})
+    window = joined([log.close_window()])
+    killed = FaultyStorage()
+    sink = make_sink(tmp_path, storage=killed)
+    sink.open({})
+    killed.die_before("directory made", made)
+    with pytest.raises(Killed):
+        sink.write(window, log, CancelFlag())
+    cut = FaultyStorage(after=killed, power_loss=True)
+    sink = make_sink(tmp_path, storage=cut)
+    sink.open({})
+    assert sink.begun(window.topic_id, 0) == 0
+    sink.write(window, log, CancelFlag())  # the runner's checkpoint is durable behind it
+    cut.die_before("before remove", 1)
+    with pytest.raises(Killed):
+        sink.settle(window)
+    assert len(lake_rows(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("lost", ["staged file", "its release"])

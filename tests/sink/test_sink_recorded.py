@@ -16,8 +16,8 @@ from structlog.testing import capture_logs
 from commitlog.base import Gap, TableChange
 from commitlog.storage import LOG_DIR
 from commitlog.tables import TABLES_DIR
-from sink.lake import LakeFile, read_lake_file
 from sink.metrics import SinkMetrics
+from sink.parquet.lake import LakeFile, read_lake_file
 from sink.storage import Storage
 from tests.commitlog.log_support import log_settings, opened
 from tests.sink import test_sink_replay as with_replays
@@ -30,7 +30,7 @@ SINK_TABLES = ("sink.parquet", "exports", "ledger")
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sink.chunks.CHUNK_RECORDS", 3)
+    monkeypatch.setattr("sink.payload.chunks.CHUNK_RECORDS", 3)
 
 
 def lose(log: FakeLog, *tables: str) -> None:
@@ -115,7 +115,7 @@ async def test_what_is_closed_afterwards_is_exported_and_no_footer_is_read_again
     await again(subject, log)
     assert subject.visible() == complete(log)
     reads: list[str] = []
-    monkeypatch.setattr("sink.recorded.read_lake_file", lambda _lake, path: reads.append(path))
+    monkeypatch.setattr("sink.parquet.recorded.read_lake_file", lambda _lake, path: reads.append(path))
     windows_of(log, 1)
     assert not [entry for entry in await again(subject, log) if entry["event"] == "exports are not recorded"]
     assert reads == []

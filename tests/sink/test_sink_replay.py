@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,6 @@ from structlog.testing import capture_logs
 
 from commitlog.committed import Committed
 from commitlog.settings import FieldSettings, TopicSettings
-from sink import staging
 from sink.base import (
     BackOffError,
     CancelFlag,
@@ -25,16 +25,17 @@ from sink.base import (
     Replay,
     ReplayRefusedError,
 )
-from sink.lake import LakeFile, read_lake_file
 from sink.metrics import SinkMetrics
-from sink.parquet import ParquetSink
-from sink.reading import Reading, json_reading, raw_reading
+from sink.parquet import held
+from sink.parquet.held import Limits
+from sink.parquet.lake import LakeFile, read_lake_file
+from sink.parquet.sink import ParquetSink
+from sink.payload.reading import Reading, json_reading, raw_reading
+from sink.payload.schema import Schema
+from sink.payload.times import Skew
 from sink.replaying import REPLAYED_KEPT, recorded
 from sink.requests import REQUESTS_TABLE, replay_request
-from sink.schema import Schema
-from sink.staging import Limits
 from sink.storage import Storage
-from sink.times import Skew
 from tests.sink.sink_fakes import (
     DAY_MS,
     T0,
@@ -212,8 +213,8 @@ async def test_a_stricter_schema_takes_nothing_back(tmp_path: Path) -> None:
 
 
 async def test_memory_is_bounded_by_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sink.quarantined._CHUNK_RECORDS", 2)
-    monkeypatch.setattr(staging, "_REFUSED_BYTES", 400)
+    monkeypatch.setattr("sink.payload.kept._CHUNK_RECORDS", 2)
+    monkeypatch.setattr(held, "REFUSED_BYTES", 400)
     await exported(tmp_path / "right", MENDED)
     log = await exported(tmp_path / "lake", WRONG)
     put_back(log, tmp_path / "lake")
@@ -384,17 +385,21 @@ class ScriptedReplayer:
         self.script = list(script)
         self.calls: list[tuple[str, str]] = []
         self.begun: list[str] = []
+        self.threads: set[int] = set()
 
     def replays_begun(self) -> list[str]:
+        self.threads.add(threading.get_ident())
         return self.begun
 
     def replay(self, path: str, progress: Any, cancel: CancelFlag) -> Replay:
+        self.threads.add(threading.get_ident())
         self.calls.append(("replay", path))
         if self.script:
             raise self.script.pop(0)
         return Replay(path=path, topic="telemetry", topic_id="t", number=0, rows=1)
 
     def settle_replay(self, path: str) -> None:
+        self.threads.add(threading.get_ident())
         self.calls.append(("settle", path))
         self.begun = [one for one in self.begun if one != path]
 
@@ -435,6 +440,8 @@ async def test_a_failing_replay_is_told_and_tried_again_and_others_go_on(error: 
     assert [entry["failures"] for entry in logs if entry["event"] == "replay failed"] == [1, 1]
     assert {row["outcome"] for row in log.tables["sink.replayed"].values()} == {"done"}
     assert "headrace_sink_failures_total" in metrics.text()
+    assert len(replayer.threads) == 1
+    assert threading.get_ident() not in replayer.threads
 
 
 async def test_what_was_begun_goes_first_and_a_refusal_ends_the_request() -> None:

@@ -55,22 +55,28 @@ class ScriptedSink:
         self.ahead: dict[str, list[ExportWindow]] = {}
         self.notes: list[tuple[str, ...]] = []
 
+    def _noted(self) -> None:
+        self.threads.add(threading.get_ident())
+
     def open(self, progress: Mapping[str, int]) -> None:
+        self._noted()
         self.calls.append(("open", dict(progress)))
         if self.fail_open:
             raise self.fail_open.pop(0)
 
     def unrecorded(self, info: TopicInfo, next_window: int | None, reader: LogReader) -> Sequence[ExportWindow]:
+        self._noted()
         return self.ahead.pop(info.topic_id, [])
 
     def begun(self, topic_id: str, next_window: int) -> int | None:
+        self._noted()
         return None
 
     def write(
         self, window: ExportWindow, reader: LogReader, cancel: CancelFlag, *, notes: Sequence[str] = ()
     ) -> Export:
         self.notes.append(tuple(notes))
-        self.threads.add(threading.get_ident())
+        self._noted()
         self.calls.append(("write", window.topic, window.number))
         if self.script and self.topic in (None, window.topic):
             act = self.script.pop(0)
@@ -84,9 +90,11 @@ class ScriptedSink:
         )
 
     def settle(self, window: ExportWindow) -> None:
+        self._noted()
         self.calls.append(("settle", window.topic, window.number))
 
     def close(self) -> None:
+        self._noted()
         self.calls.append(("close",))
 
     def named(self, name: str) -> list[tuple[Any, ...]]:
@@ -108,7 +116,6 @@ async def test_windows_are_written_recorded_and_settled_in_order() -> None:
     await export_all(sink, log)
     expected = [(call, "telemetry", number) for number in range(20) for call in ("write", "settle")]
     assert sink.calls == [("open", {}), *expected, ("close",)]
-    assert len(sink.threads) == 1
     topic_id = log.infos["telemetry"].topic_id
     assert log.tables["sink.scripted"][topic_id]["next_window"] == 20
     assert log.tables["sink.scripted"][topic_id]["offsets"] == {"0": 20}
@@ -123,6 +130,14 @@ async def test_windows_are_written_recorded_and_settled_in_order() -> None:
             **{"bytes": 10, "crc32c": "00000000", "date": "2025-11-20"},
         }
     ]
+
+
+async def test_a_sink_is_called_on_one_thread_that_is_not_the_loops() -> None:
+    log, sink = windows(3, "bad", "good"), ScriptedSink(NotConnectedError("gone"), RuntimeError("bug"), topic="bad")
+    await export_all(sink, log)
+    assert {name for name, *_ in sink.calls} == {"open", "write", "settle", "close"}
+    assert len(sink.threads) == 1
+    assert threading.get_ident() not in sink.threads
 
 
 async def test_restart_goes_on_behind_the_checkpoint() -> None:

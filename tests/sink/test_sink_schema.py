@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from commitlog.settings import FieldSettings, TopicSettings
-from sink.decode import Decoded, JsonDecoder, Refused
-from sink.kinds import Json
-from sink.schema import DeclaredField, Schema
-from sink.times import Skew
+from sink.payload.decode import Decoded, JsonDecoder, Refused
+from sink.payload.kinds import Json
+from sink.payload.schema import DeclaredField, Schema
+from sink.payload.times import Skew
 
 RECEIVED = 1_763_633_700_000_000
 SCHEMA = Schema(

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from sink.batches import RowBatch
-from sink.store import RowStore
-from sink.times import US_PER_DAY
+from sink.parquet.store import RowStore
+from sink.payload.batches import RowBatch
+from sink.payload.times import US_PER_DAY
 
 
 def batch_of(days: list[int], first: int, *, received_day: int = 500) -> RowBatch:

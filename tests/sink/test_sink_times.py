@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from sink.payload.times import US_PER_DAY, Skew, compact_utc, day_name, device_time_us, received_us, time_us
 from sink.settings import SinkSettings
-from sink.times import US_PER_DAY, Skew, compact_utc, day_name, device_time_us, received_us, time_us
 
 RECEIVED = 1_763_633_700_000_000  # 2025-11-20T10:15:00Z
 

@@ -17,8 +17,8 @@ import pytest
 from commitlog.base import TableChange
 from commitlog.ledger import LedgerEntry
 from core.errors import NotFoundError
-from sink.lake import LakeFile, read_lake_file
-from sink.verify_report import Finding, VerifyReport
+from sink.parquet.lake import LakeFile, read_lake_file
+from sink.verify.report import Finding, VerifyReport
 from tests.commitlog.log_support import log_settings, opened
 from tests.sink.lake_box import CLOCK, Box, export, rewrite
 
@@ -255,7 +255,7 @@ async def forget_export_rows(box: Box) -> None:
 
 def of_rows(box: Box, path: Path, table: pa.Table) -> dict[str, str]:
     """The notes of a footer made anew for other rows."""
-    from sink.checksum import checksum, checksum_text
+    from sink.parquet.checksum import checksum, checksum_text
 
     at = [table.column(name).to_numpy() for name in ("_partition", "_offset", "_row")]
     records = len(set(zip(at[0].tolist(), at[1].tolist(), strict=True)))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "verify.md").read_text()
-SOURCES = "".join(path.read_text() for path in sorted((ROOT / "sink").glob("verify*.py")))
+SOURCES = "".join(path.read_text() for path in sorted((ROOT / "sink" / "verify").glob("*.py")))
 TROUBLES = ("foreign", "corrupt", "contradiction")
 
 

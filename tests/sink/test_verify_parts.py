@@ -13,15 +13,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sink.canonical import Expected, hash_values, value_of_text
-from sink.decode import JsonDecoder
-from sink.kinds import Json, json_text
-from sink.lake import LakeFile, look_at_lake
-from sink.ranges import Range, common, size, union, without
-from sink.times import Skew
-from sink.verify_buckets import BUCKET_OFFSETS, Buckets
-from sink.verify_places import PlaceCheck, Span
-from sink.verify_report import MAX_KEPT, Bounded, Finding
+from core.bounded import MAX_KEPT
+from sink.parquet.lake import LakeFile, look_at_lake
+from sink.payload.decode import JsonDecoder
+from sink.payload.kinds import Json, json_text
+from sink.payload.times import Skew
+from sink.verify.buckets import BUCKET_OFFSETS, Buckets
+from sink.verify.canonical import Expected, hash_values, value_of_text
+from sink.verify.places import PlaceCheck, Span
+from sink.verify.ranges import Range, common, size, union, without
+from sink.verify.report import Finding, Findings
 from tests.sink.lake_box import Box
 
 RANGES = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=8)
@@ -178,17 +179,17 @@ def finding(number: int) -> Finding:
 
 
 def test_findings_are_bounded_and_counted() -> None:
-    found = Bounded()
+    found = Findings()
     for number in range(MAX_KEPT + 50):
         found.add(finding(number))
     assert (len(found.kept), found.count) == (MAX_KEPT, MAX_KEPT + 50)
-    both = Bounded()
+    both = Findings()
     both.take(found)
     assert (len(both.kept), both.count) == (MAX_KEPT, MAX_KEPT + 50)
 
 
 def test_only_what_both_looks_have_is_told() -> None:
-    first, second = Bounded(), Bounded()
+    first, second = Findings(), Findings()
     for number in (1, 2):
         first.add(finding(number))
     for number in (2, 3):

@@ -13,13 +13,13 @@ from commitlog.reader import FileLogReader
 from commitlog.settings import FieldSettings, TopicSettings
 from core.clock import SystemClock
 from sink.metrics import SinkMetrics
-from sink.parquet import ParquetSink
-from sink.reading import Reading, json_reading
+from sink.parquet.held import Limits
+from sink.parquet.sink import ParquetSink
+from sink.payload.reading import Reading, json_reading
+from sink.payload.schema import Schema
+from sink.payload.times import Skew
 from sink.requests import REQUESTS_TABLE, replay_request, replays
 from sink.runner import Pauses, Runner
-from sink.schema import Schema
-from sink.staging import Limits
-from sink.times import Skew
 from tests.commitlog.log_support import log_settings, opened
 from tests.sink.lake_box import CLOCK, Box, reading_of
 from tests.sink.sink_fakes import FaultyStorage, Killed, run_until

@@ -7,13 +7,24 @@ from urllib.parse import quote, unquote_to_bytes
 
 import msgspec
 
-from api.models import DeviceDetail, DeviceSummary, OpenSession, Reading, Registration, View
+from api.models import (
+    DeviceDetail,
+    DeviceField,
+    DeviceRates,
+    DeviceReporting,
+    DeviceSequence,
+    DeviceSummary,
+    OpenSession,
+    Reading,
+    Registration,
+    View,
+)
 from api.payload import present
 from api.reader_pool import ReaderPool
 from api.times import to_datetime
 from commitlog.base import Header
 from devices.registry_entry import RegistryRow
-from devices.status_model import DeviceStatus, LastReading, Place
+from devices.status_model import DeviceStatus, FieldValue, LastReading, Numbering, Place, Silence
 from devices.tail import TailState, TailStatus
 
 
@@ -71,6 +82,11 @@ def detail_of(device: DeviceStatus, row: RegistryRow | None, tail: TailStatus, r
         ],
         further_sessions=device.further_sessions,
         last_disconnect_reason=device.last_disconnect_reason,
+        fields={path: _field(value) for path, value in (device.fields or {}).items()},
+        fields_cut=device.fields_cut,
+        sequence=None if device.numbering is None else _sequence(device.numbering),
+        resends=device.resends,
+        undecodable=device.undecodable,
         last_reading=None if device.last is None else _last_reading(device.last, readers),
         view=view_of(tail),
     )
@@ -145,7 +161,36 @@ def _summary(device: DeviceStatus, row: RegistryRow | None) -> dict[str, Any]:
         "connected_since": None if since_ms is None else to_datetime(since_ms),
         "first_seen": None if device.first_seen_ms is None else to_datetime(device.first_seen_ms),
         "last_seen": None if device.last_seen_ms is None else to_datetime(device.last_seen_ms),
+        "reporting": _reporting(device.silence),
+        "clock_skew_s": None if device.clock_skew_ms is None else device.clock_skew_ms / 1000,
         "messages": device.messages,
         "size_bytes": device.size_bytes,
         "registry": None if row is None else registration_of(row),
+        "rates": DeviceRates(over_1_minute=round(device.rate_1m, 3), over_15_minutes=round(device.rate_15m, 3)),
     }
+
+
+def _reporting(silence: Silence) -> DeviceReporting:
+    return DeviceReporting(
+        state=silence.state,
+        since=None if silence.since_ms is None else to_datetime(silence.since_ms),
+        expected_interval_s=None if silence.interval_ms is None else silence.interval_ms / 1000,
+        configured=silence.configured,
+    )
+
+
+def _field(field: FieldValue) -> DeviceField:
+    return DeviceField(
+        value=None if field.value is None else msgspec.Raw(field.value),
+        large=field.value is None,
+        received_at=to_datetime(field.time_ms),
+    )
+
+
+def _sequence(numbering: Numbering) -> DeviceSequence:
+    return DeviceSequence(
+        newest=numbering.newest,
+        missing=numbering.missing,
+        duplicates=numbering.duplicates,
+        restarts=numbering.restarts,
+    )

@@ -24,6 +24,25 @@ class Tail(Protocol):
         ...
 
 
+class Keeper(Protocol):
+    """What the routes need of what keeps the view over a restart."""
+
+    @property
+    def snapshots(self) -> int:
+        """Written since the start."""
+        ...
+
+    @property
+    def failures(self) -> int:
+        """Snapshots that could not be written, or not be used."""
+        ...
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the snapshot there is; 0: none yet."""
+        ...
+
+
 class TableRows(Protocol):
     """What the routes need of the log."""
 
@@ -52,6 +71,7 @@ class Services:
 
     view: StatusView
     tail: Tail
+    keeper: Keeper
     readers: ReaderPool
     log: TableRows
     ask: Ask

@@ -49,9 +49,17 @@ DEVICE: Final = {
     "connected_since": "2026-11-20T07:00:12.004000Z",
     "first_seen": "2026-11-13T10:00:00.120000Z",
     "last_seen": "2026-11-20T10:15:03.871000Z",
+    "reporting": {
+        "state": "reporting",
+        "since": "2026-11-20T07:00:12.110000Z",
+        "expected_interval_s": 1.002,
+        "configured": False,
+    },
+    "clock_skew_s": -0.003,
     "messages": 604211,
     "size_bytes": 72505320,
     "registry": REGISTRATION,
+    "rates": {"over_1_minute": 0.998, "over_15_minutes": 0.999},
 }
 
 DEVICE_DETAIL: Final = {
@@ -67,6 +75,15 @@ DEVICE_DETAIL: Final = {
     ],
     "further_sessions": 0,
     "last_disconnect_reason": "keep-alive",
+    "fields": {
+        "seq": {"value": 4, "large": False, "received_at": "2026-11-20T10:15:03.871000Z"},
+        "temperature": {"value": 21.5, "large": False, "received_at": "2026-11-20T10:15:03.871000Z"},
+        "ts": {"value": 1795169703868, "large": False, "received_at": "2026-11-20T10:15:03.871000Z"},
+    },
+    "fields_cut": False,
+    "sequence": {"newest": 4, "missing": 0, "duplicates": 0, "restarts": 1},
+    "resends": 0,
+    "undecodable": 0,
     "last_reading": READING,
     "view": VIEW,
 }

@@ -45,6 +45,13 @@ class ConsoleCollector(Collector):
             "headrace_status_records_without_device", "Records that name no device.", view.records_without_device
         )
         yield _counter("headrace_status_bad_events", "Records of device.events that cannot be read.", view.bad_events)
+        yield _counter(
+            "headrace_status_undecodable_records", "Records of which no field can be read.", view.undecodable_records
+        )
+        keeper = self._services.keeper
+        yield _counter("headrace_status_snapshots", "Snapshots of the status view written.", keeper.snapshots)
+        yield _counter("headrace_status_snapshot_failures", "Snapshots not written, or not usable.", keeper.failures)
+        yield _gauge("headrace_status_snapshot_bytes", "Size of the newest snapshot.", keeper.size_bytes)
         states = GaugeMetricFamily("headrace_status_state", "State of the status view (1 for now).", labels=["state"])
         for state in TailState:
             states.add_metric([state.value], float(state is status.state))

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from api import examples
 from api.examples import example
+from devices.rhythm import Reporting
 from devices.tail import TailState
 
 
@@ -87,8 +88,45 @@ class Registration(Shape):
     notes: str
 
 
+class DeviceReporting(Shape):
+    """Whether a device is heard as often as is expected of it. Nothing else is said by it: not who is connected."""
+
+    state: Reporting = Field(
+        description="`reporting`, `silent`, or `unknown`: no interval is known yet, or the view is not `live`."
+    )
+    since: datetime | None = Field(
+        description="`reporting`: when it was first heard after its last silence. `silent`: when its time was up."
+    )
+    expected_interval_s: float | None = Field(description="Null: neither configured nor learned yet.", examples=[1.0])
+    configured: bool = Field(description="Whether an operator said the interval; else it was learned.")
+
+
+class DeviceRates(Shape):
+    """Readings a second, averaged as load averages are; as of the last whole 5 seconds."""
+
+    over_1_minute: float
+    over_15_minutes: float
+
+
+class DeviceSequence(Shape):
+    """What the sequence numbers in its payloads tell."""
+
+    newest: int
+    missing: int = Field(description="Numbers that never came.")
+    duplicates: int = Field(description="Numbers that came again.")
+    restarts: int = Field(description="How often the numbers began anew.")
+
+
+class DeviceField(Shape):
+    """The newest value of a field."""
+
+    value: Any = Field(description="As the device wrote it; null also where `large`.", examples=[21.5])
+    large: bool = Field(description="The value is too large to keep: see the readings.")
+    received_at: datetime
+
+
 class DeviceSummary(Shape):
-    """A device in a list. Times and counts cover what the log still holds."""
+    """A device in a list. Four facts are told apart: connected, last seen, reporting or silent, clock skew."""
 
     model_config = ConfigDict(json_schema_extra=example(examples.DEVICE))
 
@@ -98,11 +136,17 @@ class DeviceSummary(Shape):
     connected_since: datetime | None
     first_seen: datetime | None
     last_seen: datetime | None = Field(description="When its last reading was received.")
+    reporting: DeviceReporting
+    clock_skew_s: float | None = Field(
+        description="How far its clock is ahead of the box's (negative: behind), by the median of its newest readings; "
+        "the way to the box is part of it. Null: it tells no time."
+    )
     messages: int
     size_bytes: int = Field(description="Bytes of payload.")
     registry: Registration | None = Field(
         description="What people say of it; null when nobody did, and while the registry is not loaded yet."
     )
+    rates: DeviceRates
 
 
 class DeviceDetail(DeviceSummary):
@@ -113,6 +157,11 @@ class DeviceDetail(DeviceSummary):
     sessions: list[OpenSession]
     further_sessions: int = Field(description="Open sessions beyond the listed ones.")
     last_disconnect_reason: str | None
+    fields: dict[str, DeviceField] = Field(description="By path, such as `motor.temp`, the names of exports' columns.")
+    fields_cut: bool = Field(description="Fields that it told long ago are not kept: it has too many.")
+    sequence: DeviceSequence | None = Field(description="Null: its payloads carry no sequence numbers.")
+    resends: int = Field(description="Readings that their client marked as sent before (MQTT's DUP).")
+    undecodable: int = Field(description="Readings of which no field could be read.")
     last_reading: Reading | None
     view: View
 

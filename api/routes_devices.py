@@ -43,7 +43,7 @@ def list_devices(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: Annotated[str, Query(max_length=2048, description="`next` of the previous page.")] = "",
 ) -> Response:
-    """Devices by id. Every device the log has a reading or a session of is there.
+    """Devices by id: every one of which a reading or a session is known, also where the log has let go of it.
 
     With `tag` a page may be shorter than `limit` and still have a next: a request looks at some thousands of devices.
     """
@@ -51,8 +51,9 @@ def list_devices(
     if tag:
         devices, after = _tagged(services, tag, search, key_from_path(cursor), limit)
     else:
-        page = services.view.page(current=tail.current, search=search, after=key_from_path(cursor), limit=limit)
-        devices, after = page
+        devices, after = services.view.page(
+            current=tail.current, as_of_ms=tail.as_of_ms, search=search, after=key_from_path(cursor), limit=limit
+        )
     known = services.registry.view.known
     shape = DeviceList(
         devices=[summary_of(device, known(device.key)) for device in devices],
@@ -65,7 +66,7 @@ def list_devices(
 
 @router.get("/{device}", response_model=DeviceDetail, responses={**NOT_FOUND, **UNAVAILABLE}, summary="Show a device")
 def show_device(services: Injected, device: DevicePath) -> Response:
-    """Whether it is connected, what it said last and when."""
+    """Whether it is connected, reporting, and right about the time; what it said last and when."""
     tail = services.tail.status()
     found = known_device(services, key_from_path(device))
     return answer(detail_of(found, services.registry.view.known(found.key), tail, services.readers))
@@ -117,14 +118,14 @@ def _tagged(
     services: Services, tags: Sequence[str], search: str, after: bytes, limit: int
 ) -> tuple[list[DeviceStatus], bytes | None]:
     """As `StatusView.page`, of the devices that the registry has under all of `tags`."""
-    current = services.tail.status().current
+    tail = services.tail.status()
     candidates, following = services.registry.view.among(tags, after)
     needle = search.encode("utf-8", "replace").lower()
     found: list[DeviceStatus] = []
     for key in candidates:
         if needle not in key.lower():
             continue
-        device = services.view.get(key, current=current)
+        device = services.view.get(key, current=tail.current, as_of_ms=tail.as_of_ms)
         if device is None:
             continue  # it never spoke, or the log has forgotten it
         if len(found) == limit:
@@ -136,7 +137,7 @@ def _tagged(
 def known_device(services: Services, key: bytes) -> DeviceStatus:
     """The device in the view. Raises NotFoundError, saying so when the view does not know everything yet."""
     tail = services.tail.status()
-    device = services.view.get(key, current=tail.current)
+    device = services.view.get(key, current=tail.current, as_of_ms=tail.as_of_ms)
     if device is not None:
         return device
     mend = "GET /api/v1/devices lists the known ones"

@@ -1,7 +1,7 @@
 """The console process: the status view, the HTTP API and the web console, beside the process that writes the log.
 
-It reads the log's files, asks the edge over the local channel, and holds nothing that it could not rebuild: it may be
-killed at any time.
+It reads the log's files, asks the edge over the local channel, and holds nothing that it could not rebuild, but for
+what the log has let go of (`devices/status_keeper.py`): it may be killed at any time.
 """
 
 from __future__ import annotations
@@ -24,15 +24,21 @@ from appliance.settings import Settings
 from commitlog.base import LogReader
 from commitlog.reader import FileLogReader
 from commitlog.remote import RemoteLog
+from commitlog.storage import SystemStorage
 from core.channel import ChannelClient
 from core.clock import SystemClock
 from core.errors import ConfigError, PortTakenError
 from core.ports import publish_port
 from core.tasks import background
+from devices.payload_fields import FieldNames
+from devices.readings import NamesOf
 from devices.registry_client import RegistryClient
 from devices.status import StatusView
+from devices.status_keeper import StatusKeeper
 from devices.tail import StatusTail
 
+STATE_DIR: Final = "state"
+"""Below the data directory: what the console keeps over a restart."""
 _PORT_NAME: Final = "http"
 _ASK_TIMEOUT_S: Final = 2.0  # a page must not hang on an edge that does
 _MAX_CONCURRENT: Final = 256  # connections and requests; pages poll once a second, so hundreds of people at most
@@ -52,8 +58,9 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         return
     listener = listen(settings.http.host, 0 if settings.http.port == "auto" else settings.http.port)
     channel = ChannelClient(run_dir / "edge.sock")
-    services, tail = assemble(settings, channel)
+    services, tail, keeper = assemble(settings, channel)
     tail.start()
+    keeper.start()
     running: set[asyncio.Task[None]] = set()
     following = background(services.registry.follow(), "registry", running)
     try:
@@ -62,12 +69,13 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         listener.close()
         following.cancel()
         await asyncio.to_thread(tail.stop)
+        await asyncio.to_thread(keeper.stop)
         services.readers.close()
         await channel.close()
 
 
-def assemble(settings: Settings, channel: ChannelClient) -> tuple[Services, StatusTail]:
-    """What the routes answer from, and the tail that feeds it (not started)."""
+def assemble(settings: Settings, channel: ChannelClient) -> tuple[Services, StatusTail, StatusKeeper]:
+    """What the routes answer from, the tail that feeds it, and what keeps it over a restart (both not started)."""
 
     def open_reader() -> LogReader:
         return FileLogReader(settings.data_dir)
@@ -76,24 +84,38 @@ def assemble(settings: Settings, channel: ChannelClient) -> tuple[Services, Stat
         return await channel.call(verb, timeout_s=_ASK_TIMEOUT_S, **args)
 
     clock = SystemClock()
-    view = StatusView(max_devices=settings.http.max_devices)
-    tail = StatusTail(view, open_reader, clock)
+    registry = RegistryClient(ask)
+    view = StatusView(
+        max_devices=settings.http.max_devices,
+        names_of=names_of(settings),
+        expected=lambda key: registry.view.expected_interval_ms(key),
+    )
+    keeper = StatusKeeper(view, settings.data_dir / STATE_DIR, SystemStorage(), clock)
+    tail = StatusTail(view, open_reader, clock, keeper)
     services = Services(
         view=view,
         tail=tail,
+        keeper=keeper,
         readers=ReaderPool(open_reader),
         log=RemoteLog(channel),
         ask=ask,
         run_dir=settings.data_dir / "run",
         lake_dir=settings.data_dir / "lake",
         clock=clock,
-        registry=RegistryClient(ask),
+        registry=registry,
         max_registered=settings.http.max_devices,
         allowed_hosts=(settings.http.host, *settings.http.allowed_hosts),
         sink_expected=settings.sink.enabled,
         weaker_durability=settings.weaker_durability(),
     )
-    return services, tail
+    return services, tail, keeper
+
+
+def names_of(settings: Settings) -> NamesOf:
+    """How each topic's payloads name sequence number and time."""
+    declared = {topic.name: FieldNames(topic.sequence_field, topic.timestamp_field) for topic in settings.topics}
+    usual = FieldNames()
+    return lambda topic: declared.get(topic, usual)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -22,7 +22,8 @@ BATCH_RECORDS = 1000
 
 
 def batch_records(first: int, devices: int) -> list[Any]:
-    """A read batch: each record the next device's."""
+    """A read batch: each record the next device's, each device once a second."""
+    now_ms = 1_800_000_000_000 + first * 1000 // devices
     builder = DefaultRecordBatchBuilder(
         magic=2,
         compression_type=0,
@@ -34,9 +35,12 @@ def batch_records(first: int, devices: int) -> list[Any]:
     )
     for number in range(BATCH_RECORDS):
         device = f"press-{(first + number) % devices:06}"
-        value = json.dumps({"ts": first, "seq": number, "temperature": 21.5, "rpm": 1480, "state": "running"}).encode()
+        seq = (first + number) // devices
+        value = json.dumps(
+            {"ts": now_ms - 3, "seq": seq, "temperature": 21.5, "rpm": 1480, "state": "running"}
+        ).encode()
         headers = [("mqtt.topic", f"devices/{device}/telemetry".encode())]
-        builder.append(number, 1_800_000_000_000 + first, device.encode(), value, headers)
+        builder.append(number, now_ms, device.encode(), value, headers)
     return list(DefaultRecordBatch(builder.build()))
 
 

@@ -223,6 +223,9 @@ class TopicSettings(Section):
         description="How exports read payloads: `json` rows, or `raw` bytes. Default: json, and raw for `mqtt`.",
     )
     timestamp_field: str = Field("ts", description="Payload field that carries the device's own time.")
+    sequence_field: str = Field(
+        "seq", description="Payload field with a number that counts up by one; the status view finds gaps by it."
+    )
     roll_interval_ms: OptionalDurationMs = Field(
         None, alias="roll_interval", ge=1000, description="Instead of `retention.roll_interval`."
     )

@@ -1,6 +1,7 @@
 """Keeps a status view up to date: reads device topics and `device.events` in a thread of its own.
 
-From the log start it replays what is there in bounded slices, turn by turn over all partitions, then waits for more.
+From the log start, or from where a snapshot ends, it replays what is there in bounded slices, turn by turn over all
+partitions, then waits for more.
 What can be said of the view at any moment is one of five words (`TailState`); only LIVE lets a connected flag stand:
 
 * REPLAYING - what was in the log when the tail began has not been read to the end yet;
@@ -15,14 +16,14 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
-from commitlog.base import LogReader, TopicInfo, WriterState
+from commitlog.base import LogReader, TopicInfo, Watermark, WriterState
 from core.clock import Clock
 from core.errors import HeadraceError
 from devices.status import EVENTS_TOPIC, TOPICS_WITHOUT_DEVICES, StatusView
@@ -65,11 +66,33 @@ class TailStatus:
         return self.state is TailState.LIVE
 
 
+class Snapshots(Protocol):
+    """What a view may begin with instead of with the log's start."""
+
+    def load(
+        self, topics: Mapping[str, TopicInfo], marks: Mapping[str, Sequence[Watermark]]
+    ) -> Mapping[tuple[str, int], int]:
+        """Bring the view to what is kept of this log; says from which offsets to read on (empty: from the start)."""
+        ...
+
+    def follow(self, topics: Mapping[str, TopicInfo]) -> None:
+        """These topics there are now."""
+        ...
+
+
 class StatusTail:
     """Feeds `view` from a reader of its own until stopped."""
 
-    def __init__(self, view: StatusView, open_reader: Callable[[], LogReader], clock: Clock) -> None:
+    def __init__(
+        self,
+        view: StatusView,
+        open_reader: Callable[[], LogReader],
+        clock: Clock,
+        snapshots: Snapshots | None = None,
+    ) -> None:
         self._view = view
+        self._snapshots = snapshots
+        self._restored: Mapping[tuple[str, int], int] | None = None
         self._open_reader = open_reader
         self._clock = clock
         self._stop = threading.Event()
@@ -179,14 +202,21 @@ class StatusTail:
 
     def _discover(self, reader: LogReader) -> dict[tuple[str, int], int]:
         """High watermark of every partition to follow; new ones begin at their log start."""
+        topics = {
+            info.name: info
+            for info in list(reader.topics().values())
+            if info.name == EVENTS_TOPIC or info.name not in TOPICS_WITHOUT_DEVICES
+        }
+        marks = {name: reader.watermarks(name) for name in topics}
+        if self._snapshots is not None:
+            if self._restored is None:
+                self._restored = self._snapshots.load(topics, marks)
+            self._snapshots.follow(topics)
         highs: dict[tuple[str, int], int] = {}
-        for info in list(reader.topics().values()):
-            if info.name != EVENTS_TOPIC and info.name in TOPICS_WITHOUT_DEVICES:
-                continue
-            marks = reader.watermarks(info.name)
-            self._begin_topic(info, [mark.start for mark in marks])
-            for partition, mark in enumerate(marks):
-                highs[info.name, partition] = mark.high
+        for name, info in topics.items():
+            self._begin_topic(info, [mark.start for mark in marks[name]])
+            for partition, mark in enumerate(marks[name]):
+                highs[name, partition] = mark.high
         if self._replay_until is None:
             self._replay_until = highs
             self._replay_from = sum(self._positions[at] for at in highs)
@@ -196,8 +226,11 @@ class StatusTail:
         before = self._topic_ids.get(info.name)
         if before != info.topic_id:
             self._topic_ids[info.name] = info.topic_id
+            if before is not None:
+                self._view.begin_anew(info.name)
             for partition, start in enumerate(starts):
-                self._positions[info.name, partition] = start
+                at = (info.name, partition)
+                self._positions[at] = start if before is not None else (self._restored or {}).get(at, start)
         for partition, start in enumerate(starts):  # partitions may be added
             self._positions.setdefault((info.name, partition), start)
         if info.name == EVENTS_TOPIC:

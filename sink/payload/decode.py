@@ -33,12 +33,12 @@ from sink.payload.kinds import Fields, describe
 from sink.payload.reasons import Reason, UndecodableError, shown
 from sink.payload.schema import Schema
 from sink.payload.times import MS_FROM, MS_TO, US_PER_MS, Skew, time_us
+from wire.paths import DEFAULT_FIELD as DEFAULT_FIELD
+from wire.paths import ROWS_FIELD as ROWS_FIELD
 
 DEVICE_HEADER: Final = "headrace.device"
 FIELD_HEADER: Final = "headrace.field"
 TOPIC_HEADER: Final = "mqtt.topic"
-DEFAULT_FIELD: Final = "value"
-ROWS_FIELD: Final = "readings"
 MAX_ROWS: Final = 100_000
 """Rows of a record: a day of one reading a second fits. Bounds what a few bytes a row (`[{},{},...`) take in memory."""
 MAX_ENVELOPE_BYTES: Final = 64 << 20

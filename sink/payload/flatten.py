@@ -10,15 +10,12 @@ column, and an array that is not of scalars of one family.
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from typing import Any, Final
+from typing import Any
 
 from sink.payload.kinds import Fields, Json, is_list, json_text
 from sink.payload.reasons import UndecodableError, shown
-
-MAX_LEVELS: Final = 8
-"""Names in a path."""
-MAX_PATH_CHARS: Final = 256
-"""Of a path that is followed further: it stands in front of every name below it, so it bounds what a row takes."""
+from wire.paths import MAX_LEVELS as MAX_LEVELS
+from wire.paths import MAX_PATH_CHARS as MAX_PATH_CHARS
 
 
 def flatten(members: Mapping[str, Any], leaves: Container[str] = ()) -> Fields:

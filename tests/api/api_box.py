@@ -14,10 +14,12 @@ from starlette.testclient import TestClient
 from api.app import create_app
 from api.context import Services
 from api.reader_pool import ReaderPool
+from commitlog.storage import SystemStorage
 from core.errors import UnavailableError
 from devices.registry_client import RegistryClient
 from devices.registry_store import RegistryStore, registry_handlers
 from devices.status import StatusView
+from devices.status_keeper import StatusKeeper
 from devices.tail import StatusTail
 from sink.attempts import Trouble
 from sink.standing import STANDING_FILE, Standing, TopicStanding, Waiting, write_standing
@@ -33,6 +35,7 @@ class ApiBox:
         self.log.topic("telemetry")
         self.log.topic("device.events")
         self.view = StatusView(max_devices=max_devices)
+        self.keeper = StatusKeeper(self.view, data_dir / "state", SystemStorage(), self.clock)
         self.tail = StatusTail(self.view, self.log.reader, self.clock)
         self.run_dir = data_dir / "run"
         self.run_dir.mkdir(exist_ok=True)
@@ -48,6 +51,7 @@ class ApiBox:
         self.services = Services(
             view=self.view,
             tail=self.tail,
+            keeper=self.keeper,
             readers=self.pool,
             log=self.log,
             ask=self.ask,

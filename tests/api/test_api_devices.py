@@ -29,6 +29,50 @@ def test_a_device_with_its_last_reading(box: ApiBox) -> None:
     assert (shown["view"]["state"], shown["view"]["stale"]) == ("live", False)
 
 
+def test_the_four_facts_are_told_apart(box: ApiBox) -> None:
+    box.log.event("d", "connected", "s1")
+    for number in range(5):
+        box.log.reading("d", {"seq": number, "ts": box.clock.now_ms + 60_000, "motor": {"temp": number}})
+        box.clock.now_ms += 1000
+    box.clock.now_ms += 60_000
+    box.step()
+    shown = box.get("/api/v1/devices/d")
+    assert shown["connected"] is True
+    assert shown["last_seen"] == "2027-01-15T08:00:04Z"
+    assert shown["reporting"] == {
+        "state": "silent",
+        "since": "2027-01-15T08:00:09Z",
+        "expected_interval_s": 1.0,
+        "configured": False,
+    }
+    assert shown["clock_skew_s"] == 60.0
+    assert shown["fields"]["motor.temp"] == {"value": 4, "large": False, "received_at": "2027-01-15T08:00:04Z"}
+    assert shown["sequence"] == {"newest": 4, "missing": 0, "duplicates": 0, "restarts": 0}
+    assert 0 < shown["rates"]["over_15_minutes"] < shown["rates"]["over_1_minute"] < 1
+    (listed,) = box.get("/api/v1/devices")["devices"]
+    assert {name: shown[name] for name in listed} == listed
+
+
+def test_a_value_of_a_field_goes_out_byte_for_byte(box: ApiBox) -> None:
+    box.log.reading("d", b'{"v":1.10,"big":123456789012345678901234567890,"long":"%s"}' % (b"x" * 300))
+    box.step()
+    assert b'"v":{"value":1.10,' in box.client.get("/api/v1/devices/d").content
+    fields = box.get("/api/v1/devices/d")["fields"]
+    assert fields["big"]["value"] == 123456789012345678901234567890
+    assert (fields["long"]["value"], fields["long"]["large"]) == (None, True)
+
+
+def test_nobody_is_silent_while_the_view_is_not_live(box: ApiBox) -> None:
+    for _ in range(3):
+        box.log.reading("d")
+        box.clock.now_ms += 1000
+    box.step()
+    box.clock.now_ms += 60_000  # the view is behind: readings may be waiting
+    shown = box.get("/api/v1/devices/d")
+    assert shown["view"]["state"] == "behind"
+    assert (shown["reporting"]["state"], shown["reporting"]["since"]) == ("unknown", None)
+
+
 def test_a_payload_goes_out_byte_for_byte(box: ApiBox) -> None:
     box.log.reading("d", b'{"v":1.10,"e":1e2}')
     box.step()

@@ -87,6 +87,27 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
     await running.stop()
 
 
+async def test_what_was_known_is_known_after_a_restart_of_the_console(running: Running) -> None:
+    writer = await send_lines(running, {"device": "d", "seq": 1}, {"device": "d", "seq": 3, "n": 5})
+    await wait_until_async(lambda: told(running, "d", connected=True), describe="connected")
+    before = await running.device("d")
+    running.console_stop.set()
+    await running.tasks.pop()
+    assert (running.settings.data_dir / "state" / "status.snapshot").stat().st_size > 0
+    port = read_ports(running.run_dir)["http"]
+    running.console_stop = asyncio.Event()
+    await running.start_console()
+    await wait_until_async(lambda: read_ports(running.run_dir)["http"] != port, describe="the new port")
+    await wait_until_async(lambda: told(running, "d", connected=True), describe="connected again")
+    after = await running.device("d")
+    assert after["sequence"] == {"newest": 3, "missing": 1, "duplicates": 0, "restarts": 0}
+    names = ("first_seen", "last_seen", "messages", "fields", "sessions", "sequence", "clock_skew_s")
+    assert [after[name] for name in names] == [before[name] for name in names]
+    metrics = (await running.get("/metrics")).text
+    assert "headrace_status_fed_records_total 0.0" in metrics  # nothing was read again
+    writer.close()
+
+
 async def send_lines(running: Running, *readings: dict[str, Any]) -> asyncio.StreamWriter:
     """Send readings over TCP and wait until they are acknowledged; the connection stays open."""
     reader, writer = await asyncio.open_connection("127.0.0.1", read_ports(running.run_dir)["tcp"])

@@ -198,7 +198,7 @@ def test_a_list_by_tag_does_not_pass_over_all_devices(registry: ApiBox, monkeypa
     asked = []
     get = registry.view.get
     monkeypatch.setattr(
-        type(registry.view), "get", lambda _, key, *, current: asked.append(key) or get(key, current=current)
+        type(registry.view), "get", lambda _, key, **how: asked.append(key) or get(key, **how)
     )
     assert len(registry.get("/api/v1/devices?tag=t")["devices"]) == 1
     assert asked == [b"d7"]

@@ -127,9 +127,11 @@ def test_without_leaves_what_no_such_entry_has(taken: list[tuple[tuple[int, int]
 
 
 def test_committed_offsets_are_read_back_as_they_were() -> None:
-    committed = Committed(next_window=7, offsets={10: 5, 2: 9})
+    committed = Committed(next_window=7, offsets={10: 5, 2: 9}, notes=("temp",))
     row = msgspec.msgpack.decode(msgspec.msgpack.encode(committed_row("t", committed, 77)))
-    assert row == {"topic": "t", "next_window": 7, "offsets": {"2": 9, "10": 5}, "exported_at_ms": 77}
+    kept = {"topic": "t", "next_window": 7, "offsets": {"2": 9, "10": 5}, "exported_at_ms": 77}
+    assert row == {**kept, "notes": ["temp"]}
     assert committed_from_row(row) == committed
+    assert committed_from_row(kept).notes == ()
     assert (committed.offset(2), committed.offset(3)) == (9, 0)
     assert committed_table("parquet") == "sink.parquet"

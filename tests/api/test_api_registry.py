@@ -197,9 +197,7 @@ def test_a_list_by_tag_does_not_pass_over_all_devices(registry: ApiBox, monkeypa
     monkeypatch.setattr(type(registry.view), "page", None)
     asked = []
     get = registry.view.get
-    monkeypatch.setattr(
-        type(registry.view), "get", lambda _, key, **how: asked.append(key) or get(key, **how)
-    )
+    monkeypatch.setattr(type(registry.view), "get", lambda _, key, **how: asked.append(key) or get(key, **how))
     assert len(registry.get("/api/v1/devices?tag=t")["devices"]) == 1
     assert asked == [b"d7"]
 

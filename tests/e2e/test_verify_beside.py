@@ -91,6 +91,8 @@ def test_beside_an_appliance_that_exports_and_after_a_kill(tmp_path: Path) -> No
                 assert seen > max(rows, committed), "the tail is there, too"
                 rows = seen
         box.kill_all()
+    # What only the journal holds is read once the writer is known to be gone: its heartbeat is three seconds long.
+    wait_until(lambda: verify(data)["writer"] != "live", 30, "the writer is known to be gone")
     after = none_missing_none_twice(query(data, COUNTS))
     assert after >= rows
     verify(data)

@@ -184,8 +184,11 @@ def parse_mountinfo(text: str, path: str) -> Mount | None:
 
 
 def block_device_of(directory: Path) -> BlockDevice | None:
-    """The block device that `directory` is stored on; None where there is none to be seen (tmpfs, overlay, network)."""
-    resolved = directory.resolve()
+    """The block device that `directory` is stored on, or will be: it may still have to be made.
+
+    None where there is none to be seen (tmpfs, overlay, network).
+    """
+    resolved = next(path for path in (directory.resolve(), *directory.resolve().parents) if path.exists())
     mount = parse_mountinfo((PROC / "self" / "mountinfo").read_text(), str(resolved))
     if mount is None:
         return None

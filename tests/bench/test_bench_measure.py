@@ -77,6 +77,10 @@ def test_a_directory_without_block_device_has_none() -> None:
     assert measure.block_device_of(Path("/proc/self")) is None
 
 
+def test_a_directory_that_is_still_to_be_made_is_where_its_parent_is(tmp_path: Path) -> None:
+    assert measure.block_device_of(tmp_path / "build" / "data") == measure.block_device_of(tmp_path)
+
+
 def test_machine_cpu_leaves_out_idle_and_waiting() -> None:
     seen = measure.parse_machine_cpu("cpu  100 20 30 9999 888 5 15 70 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n")
     ticks = measure.TICKS_PER_S

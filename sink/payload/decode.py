@@ -297,14 +297,6 @@ class Facts:
             field,
         )
 
-    def field(self, record: Record) -> str:
-        """The last of the three alone."""
-        field = DEFAULT_FIELD
-        for name, value in record.headers:
-            if name == FIELD_HEADER and value:
-                field = self._text(value)
-        return field
-
     def _text(self, data: bytes) -> str:
         text = self._texts.get(data)
         if text is None:
